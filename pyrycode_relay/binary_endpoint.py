@@ -1,0 +1,199 @@
+"""``/v1/server`` and ``/v2/server``: a binary claims its server-id and speaks in envelopes.
+
+Gate, claim (or contest), envelopes in, release. Source: sections 1, 3 and 4 of
+``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from autobahn.websocket.types import ConnectionDeny
+
+from pyrycode_relay import codes, headers
+from pyrycode_relay.codes import Close
+from pyrycode_relay.envelope import PUSH_WAKE, Envelope, EnvelopeError, PushWake, unwrap
+from pyrycode_relay.events import Event
+from pyrycode_relay.exchange import Exchange
+from pyrycode_relay.limits import ENVELOPE_ALLOWANCE
+from pyrycode_relay.registry import Claim, Claimed, Conflict
+from pyrycode_relay.wire import Life, RelayFactory, RelayProtocol, refusing_bugs
+
+if TYPE_CHECKING:
+    from autobahn.websocket.types import ConnectionRequest
+
+    from pyrycode_relay.slot import Phone, Slot
+
+
+class BinaryProtocol(RelayProtocol):
+    """A binary's connection."""
+
+    backlog_close: ClassVar[Close] = codes.BINARY_BACKLOG_FULL
+    stalled_close: ClassVar[Close] = codes.BINARY_WRITE_STALLED
+    factory: BinaryFactory
+
+    slot: Slot | None = None
+    """The slot this binary holds; None before its claim has succeeded and after it has ended."""
+    server_id = ""
+    version = ""
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self.factory.exchange
+
+    @refusing_bugs
+    def onConnect(self, request: ConnectionRequest) -> None:
+        """Let the request pass the header gate, or raise ``ConnectionDeny(400)``."""
+        try:
+            headers.gate_binary(request.headers)
+        except headers.HeaderError as error:
+            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=str(error))
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
+        self.server_id = headers.server_id(request.headers)
+        self.version = headers.version(request.headers)
+
+    def onOpen(self) -> None:
+        """Claim the server-id; where a binary holds it already, find out whether it lives."""
+        self._take(self._exchange.registry.claim(self.server_id, self))
+
+    def _take(self, claim: Claim) -> None:
+        if isinstance(claim, Claimed):
+            self._serve(claim)
+        else:
+            self._contest(claim)
+
+    def _contest(self, conflict: Conflict) -> None:
+        # Nothing is read of a newcomer until its claim is decided, so nothing it sends is lost.
+        incumbent = cast(BinaryProtocol, conflict.incumbent)
+        self.pause_reading()
+        if not self.factory.contests.join(incumbent, self):
+            self.lose()
+
+    def lose(self) -> None:
+        """Give way to the incumbent, which is alive."""
+        self._exchange.observer.saw(
+            Event.SERVER_ID_CONFLICT, server_id=self.server_id, remote=self.remote
+        )
+        self.close(codes.CONFLICT)
+
+    def succeed(self, incumbent: BinaryProtocol) -> None:
+        """Take the place of ``incumbent``, which did not answer."""
+        self._take(self._exchange.registry.take_over(self.server_id, incumbent, self))
+
+    def _serve(self, claimed: Claimed) -> None:
+        exchange = self._exchange
+        self.slot = claimed.slot
+        if claimed.displaced is not None:
+            exchange.observer.saw(
+                Event.SERVER_ID_TAKEOVER, server_id=self.server_id, remote=self.remote
+            )
+            displaced = cast(BinaryProtocol, claimed.displaced)
+            displaced.close(codes.HEARTBEAT_TIMEOUT, flush=False)
+        exchange.observer.saw(
+            Event.SERVER_CLAIMED,
+            server_id=self.server_id,
+            binary_version=self.version,
+            remote=self.remote,
+        )
+        exchange.dismiss(claimed.evicted, codes.RECLAIMED)
+        self.resume_reading()
+        claimed.slot.drain()
+
+    def drained(self) -> None:
+        """Hand over what was held while this binary was slow."""
+        if self.slot is not None:
+            self.slot.drain()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
+        slot = self.slot
+        if slot is None:
+            return
+        try:
+            envelope = unwrap(payload)
+        except EnvelopeError as error:
+            self._complain(Event.BINARY_ENVELOPE_REFUSED, str(error))
+            return
+        if isinstance(envelope, PushWake):
+            self._complain(Event.PUSH_WAKE_DROPPED, "push is not configured")
+            return
+        phone = slot.phones.get(envelope.conn_id)
+        if phone is None or phone.directed:
+            self._complain(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
+            return
+        self._forward(phone, envelope)
+
+    def _forward(self, phone: Phone, envelope: Envelope) -> None:
+        if envelope.frame is not None and not phone.leg.deliver(envelope.frame):
+            return
+        if envelope.close_code is not None:
+            phone.directed = True
+            phone.leg.finish(codes.directed(envelope.close_code))
+
+    def _complain(self, event: Event, reason: str) -> None:
+        self._exchange.observer.saw(
+            event, server_id=self.server_id, remote=self.remote, reason=reason
+        )
+
+    def ended(self, close_code: int, reason: str) -> None:
+        """Release the slot, if this connection still holds it."""
+        slot, self.slot = self.slot, None
+        if slot is not None and self._exchange.registry.release(slot, self):
+            self._exchange.observer.saw(Event.SERVER_RELEASED, server_id=self.server_id)
+
+
+class Contests:
+    """Newcomers that wait for an incumbent's answer; one probe serves all of one incumbent.
+
+    At most ``max_waiting`` wait for one incumbent, so that opening many connections with a
+    known server-id ties up no more than that.
+    """
+
+    max_waiting = 16
+
+    def __init__(self) -> None:
+        self._waiting: dict[BinaryProtocol, list[BinaryProtocol]] = {}
+
+    def join(self, incumbent: BinaryProtocol, newcomer: BinaryProtocol) -> bool:
+        """Have ``newcomer`` wait for the incumbent's answer; False when too many do."""
+        waiting = self._waiting.get(incumbent)
+        if waiting is None:
+            self._waiting[incumbent] = [newcomer]
+            incumbent.probe(lambda alive: self._decide(incumbent, alive))
+        elif len(waiting) >= self.max_waiting:
+            return False
+        else:
+            waiting.append(newcomer)
+        return True
+
+    def _decide(self, incumbent: BinaryProtocol, alive: bool) -> None:
+        """Tell the newcomers, those that are still there, in the order in which they came."""
+        present = [
+            newcomer
+            for newcomer in self._waiting.pop(incumbent)
+            if newcomer.life is Life.SERVING
+        ]
+        if alive:
+            losers = present
+        else:
+            losers = present[1:]
+            if present:
+                present[0].succeed(incumbent)
+        for newcomer in losers:
+            newcomer.lose()
+
+
+class BinaryFactory(RelayFactory):
+    """Makes binaries' connections."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(
+            BinaryProtocol,
+            exchange.clock,
+            exchange.limits,
+            exchange.ledger,
+            exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
+            exchange.random,
+        )
+        self.exchange = exchange
+        self.contests = Contests()

@@ -1,0 +1,80 @@
+"""What the relay tells about itself: event names, their levels, and the closed list of fields.
+
+Source: "Logging" in ``docs/protocol.md``. The endpoints tell an `Observer`; the log and the
+metrics are observers. The state (registry, outboxes) tells nobody: it returns what happened.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Protocol
+
+FIELDS: Final = frozenset(
+    {
+        "server_id",
+        "conn_id",
+        "binary_conn_id",
+        "device_name",
+        "remote",
+        "binary_version",
+        "close_code",
+        "err",
+        "path",
+        "duration",
+        "frames",
+        "bytes",
+        "listen",
+        "mode",
+        "version",
+        "reason",
+    }
+)
+"""Every field name an event may carry. Payloads, tokens, whole headers, user-agents and query
+strings have no name here, so they cannot be logged; a test holds the source to this list."""
+
+
+class Level(enum.IntEnum):
+    """How loud an event is."""
+
+    DEBUG = 10
+    INFO = 20
+    WARN = 30
+    ERROR = 40
+
+
+class Event(enum.Enum):
+    """An event: its name in the log, its level, and whether a peer could repeat it at will.
+
+    An event of which ``floods`` is true is limited per peer before it reaches the log.
+    """
+
+    STARTING = ("starting", Level.INFO, False)
+    DRAINING = ("draining", Level.INFO, False)
+    DRAINED = ("drained", Level.INFO, False)
+    NVX_MISSING = ("nvx_missing", Level.WARN, False)
+    REQUEST_REFUSED = ("request_refused", Level.DEBUG, False)
+    SERVER_CLAIMED = ("server_claimed", Level.INFO, False)
+    SERVER_ID_CONFLICT = ("server_id_conflict", Level.INFO, False)
+    SERVER_ID_TAKEOVER = ("server_id_takeover", Level.INFO, False)
+    SERVER_RELEASED = ("server_released", Level.INFO, False)
+    SERVER_EXPIRED = ("server_expired", Level.INFO, False)
+    PHONE_REGISTERED = ("phone_registered", Level.INFO, False)
+    PHONE_REGISTER_NO_SERVER = ("phone_register_no_server", Level.INFO, False)
+    PHONE_REGISTER_AT_CAP = ("phone_register_at_cap", Level.INFO, False)
+    PHONE_UNREGISTERED = ("phone_unregistered", Level.INFO, False)
+    PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, True)
+    BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, True)
+    BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, True)
+    PUSH_WAKE_DROPPED = ("push_wake_dropped", Level.WARN, True)
+
+    def __init__(self, label: str, level: Level, floods: bool) -> None:
+        self.label = label
+        self.level = level
+        self.floods = floods
+
+
+class Observer(Protocol):
+    """Something that wants to hear of events: the log, later the metrics."""
+
+    def saw(self, event: Event, **fields: object) -> None:
+        """Take note of ``event``; the names of ``fields`` are all in `FIELDS`."""

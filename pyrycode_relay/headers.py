@@ -1,0 +1,133 @@
+"""Header names, their limits, and the gate that a WebSocket request has to pass.
+
+Source: "Header gate" in ``docs/protocol.md``. Values come as Autobahn and twisted.web hand
+them over: bytes decoded as latin-1, one character a byte.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Final
+
+SERVER_ID: Final = "x-pyrycode-server"
+VERSION: Final = "x-pyrycode-version"
+TOKEN: Final = "x-pyrycode-token"  # noqa: S105 - the header's name
+DEVICE_NAME: Final = "x-pyrycode-device-name"
+USER_AGENT: Final = "user-agent"
+
+MAX_SERVER_ID: Final = 256
+"""Bytes. The id is the routing key and part of every ``conn_id``."""
+MAX_VALUE: Final = 4096
+"""Bytes of a version, user-agent or token: far above any real one, far below a header block."""
+MAX_DEVICE_NAME: Final = 128
+"""Characters of a device name that reach the log."""
+
+SINGLE: Final = (SERVER_ID, VERSION, TOKEN, DEVICE_NAME, USER_AGENT)
+"""Headers that may stand at most once in a request: two of them would leave open which counts."""
+
+GATED: Final = (SERVER_ID, VERSION, TOKEN, USER_AGENT)
+"""Headers that the gate looks at; nothing else of a request reaches the WebSocket library."""
+
+_PRINTABLE: Final = frozenset(map(chr, range(0x20, 0x7F)))
+
+# What str.splitlines, and with it Autobahn's header parser, takes for the end of a line, and
+# every other control byte: none of them belongs into a header.
+_CONTROLS: Final = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
+_NEXT_LINE: Final = b"\x85"
+
+
+class HeaderError(ValueError):
+    """A request that the gate refuses; the text is a literal without any of its values."""
+
+
+def _required(headers: Mapping[str, str], name: str, limit: int) -> str:
+    value = headers.get(name, "").strip()
+    if not value:
+        raise HeaderError(f"{name} is missing")
+    if len(value) > limit:
+        raise HeaderError(f"{name} is too long")
+    return value
+
+
+def _printable(value: str, name: str) -> str:
+    if not _PRINTABLE.issuperset(value):
+        raise HeaderError(f"{name} has a byte that is not printable ASCII")
+    return value
+
+
+def server_id(headers: Mapping[str, str]) -> str:
+    """Return the server-id of a request that passed its gate."""
+    return headers[SERVER_ID].strip()
+
+
+def version(headers: Mapping[str, str]) -> str:
+    """Return the binary's version from a request that passed its gate."""
+    return headers[VERSION].strip()
+
+
+def _gate_common(headers: Mapping[str, str]) -> None:
+    _printable(_required(headers, SERVER_ID, MAX_SERVER_ID), SERVER_ID)
+    _required(headers, USER_AGENT, MAX_VALUE)
+
+
+def gate_binary(headers: Mapping[str, str]) -> None:
+    """Let a binary's request pass or raise `HeaderError`. Keys are lower-case header names."""
+    _gate_common(headers)
+    _printable(_required(headers, VERSION, MAX_VALUE), VERSION)
+
+
+def gate_phone_v1(headers: Mapping[str, str]) -> None:
+    """Let a v1 phone's request pass or raise `HeaderError`. The token is only looked for."""
+    _gate_common(headers)
+    _required(headers, TOKEN, MAX_VALUE)
+
+
+def gate_phone_v2(headers: Mapping[str, str]) -> None:
+    """Let a v2 phone's request pass or raise `HeaderError`. v2 phones need no token."""
+    _gate_common(headers)
+    if len(headers.get(TOKEN, "")) > MAX_VALUE:
+        raise HeaderError(f"{TOKEN} is too long")
+
+
+Gate = Callable[[Mapping[str, str]], None]
+
+
+def check_block(fields: list[tuple[bytes, list[bytes]]]) -> None:
+    """Refuse a header block that could mean one thing here and another to a later parser.
+
+    ``fields`` are (lower-case name, values) pairs. Raises `HeaderError` for a control byte in
+    any value, for a ``\\x85`` that is not part of well-formed UTF-8 in a device name, and for a
+    routing header that stands more than once.
+    """
+    single = {name.encode() for name in SINGLE}
+    for name, values in fields:
+        if name in single and len(values) > 1:
+            raise HeaderError("a routing header stands more than once")
+        for value in values:
+            if len(value.translate(None, _CONTROLS)) != len(value):
+                raise HeaderError("a header has a control byte")
+            if _NEXT_LINE in value and not (name == DEVICE_NAME.encode() and _is_utf8(value)):
+                raise HeaderError("a header has a control byte")
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def device_name(raw: bytes) -> str:
+    """Return what the log may show of a device name: at most 128 characters, no controls.
+
+    Free text, so bytes that are not UTF-8 are replaced. Characters that could move or hide
+    text in a terminal (line and paragraph separators, bidirectional and other format
+    characters, lone surrogates) go with the controls.
+    """
+    text = raw.decode("utf-8", "replace")[:MAX_DEVICE_NAME]
+    return "".join(c for c in text if unicodedata.category(c) not in _HIDDEN).strip()
+
+
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

@@ -1,0 +1,147 @@
+"""The log: one line an event, as text or as JSON, and nothing that a peer could put into it.
+
+Source: "Logging" in ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pyrycode_relay.events import Event, Level
+from pyrycode_relay.limits import TokenBuckets
+
+_NAMESPACE: Final = "pyrycode_relay"
+
+_FLOOD_BURST: Final = 5
+_FLOOD_RATE: Final = 0.1
+"""Lines of one flooding event that one address may cause: 5 at once, then one in 10 seconds."""
+_FLOOD_KEYS: Final = 4096
+"""Addresses and events kept in mind at a time; some 200 bytes each."""
+
+_LEVELS: Final = {
+    LogLevel.debug: Level.DEBUG,
+    LogLevel.info: Level.INFO,
+    LogLevel.warn: Level.WARN,
+    LogLevel.error: Level.ERROR,
+    LogLevel.critical: Level.ERROR,
+}
+_TWISTED_LEVELS: Final = {
+    Level.DEBUG: LogLevel.debug,
+    Level.INFO: LogLevel.info,
+    Level.WARN: LogLevel.warn,
+    Level.ERROR: LogLevel.error,
+}
+
+_PLAIN: Final = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@,;[]()"
+)
+"""Characters of a value that needs no quotes in the text format."""
+
+
+class EventLog:
+    """The observer that writes events to Twisted's log.
+
+    Events below ``threshold`` go nowhere. Of those that a peer can repeat at will, an address
+    gets a few lines through and then one now and again; ``seconds`` is the clock for that.
+    """
+
+    def __init__(self, threshold: Level, seconds: Callable[[], float]) -> None:
+        self._threshold = threshold
+        self._log = Logger(namespace=_NAMESPACE)
+        self._buckets = TokenBuckets(_FLOOD_RATE, _FLOOD_BURST, seconds, _FLOOD_KEYS)
+
+    def saw(self, event: Event, **fields: object) -> None:
+        """Write a line, unless the event is too quiet or too frequent."""
+        if event.level < self._threshold:
+            return
+        if event.floods and not self._buckets.take((event, fields.get("remote"))):
+            return
+        self._log.emit(
+            _TWISTED_LEVELS[event.level], "{text}", text=_text(event.label, fields),
+            relay_event=event.label, relay_fields=fields,
+        )
+
+
+def _text(label: str, fields: dict[str, object]) -> str:
+    return " ".join([label, *(f"{name}={_quoted(value)}" for name, value in fields.items())])
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if text and _PLAIN.issuperset(text) else json.dumps(text, ensure_ascii=True)
+
+
+class Output(Protocol):
+    """Where lines go: a file, or Twisted's rotating one."""
+
+    def write(self, text: str, /) -> object:
+        """Write ``text``."""
+
+    def flush(self) -> None:
+        """Bring what was written out."""
+
+
+@implementer(ILogObserver)
+class Writer:
+    """Turns Twisted's log events into lines on ``output``, ``as_json`` or as text.
+
+    Of what others than the relay log, Autobahn's is left out altogether, for it carries peers'
+    addresses and could be flooded, and the rest below a warning at the usual thresholds. Of an
+    exception the traceback and the type are written but never the text, which could quote a
+    payload or a header.
+    """
+
+    def __init__(self, output: Output, threshold: Level, as_json: bool) -> None:
+        self._output = output
+        self._threshold = threshold
+        self._as_json = as_json
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write one event."""
+        level = _LEVELS[event.get("log_level", LogLevel.info)]
+        namespace = str(event.get("log_namespace", ""))
+        least = self._threshold
+        if not namespace.startswith(_NAMESPACE):
+            if namespace.startswith(("autobahn", "txaio")):
+                return
+            if least is not Level.DEBUG:
+                least = max(least, Level.WARN)
+        if level < least:
+            return
+        time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
+        failure = event.get("log_failure")
+        line = self._json if self._as_json else self._plain
+        self._output.write(line(event, time, level.name.lower(), failure) + "\n")
+        self._output.flush()
+
+    def _plain(self, event: LogEvent, time: str, level: str, failure: Failure | None) -> str:
+        text = formatEvent(event).replace("\n", " ")
+        if failure is not None:
+            text += "\n" + _traceback(failure)
+        return f"{time} {level} {text}"
+
+    def _json(self, event: LogEvent, time: str, level: str, failure: Failure | None) -> str:
+        line: dict[str, object] = {"time": time, "level": level}
+        if "relay_event" in event:
+            line["event"] = event["relay_event"]
+            line.update(event["relay_fields"])
+        else:
+            line["event"] = "message"
+            line["text"] = formatEvent(event)
+        if failure is not None:
+            line["traceback"] = _traceback(failure)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def _traceback(failure: Failure) -> str:
+    frames = "".join(traceback.format_tb(failure.getTracebackObject()))
+    kind = failure.type.__qualname__ if failure.type else "unknown error"
+    return f"{frames}{kind}"

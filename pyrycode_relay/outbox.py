@@ -1,0 +1,188 @@
+"""Byte-budgeted queues: a phone's outbox, what is held for a binary, and the sum of them all.
+
+Source: "Flow control and liveness" in ``docs/protocol.md``. Budgets are in bytes, because a
+daemon with a dozen sessions sends hundreds of small frames in one burst when a phone connects.
+Every item costs its length plus `ITEM_COST`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from msgspec import Raw
+
+from pyrycode_relay.codes import Close
+from pyrycode_relay.limits import ITEM_COST
+
+Frame: TypeAlias = bytes | Raw
+"""The bytes of one JSON value, on their way."""
+
+
+class Ledger:
+    """The sum of all queues, and which of them is the largest.
+
+    Over ``budget`` bytes the largest queue is shed, whoever added the last item: the
+    ``on_shed`` it was made with is called, and has to lower its cost.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.total = 0
+        self.highest = 0
+        self.shed = 0
+        self._queues: set[_Queue] = set()
+
+    def settle(self, queue: _Queue, change: int) -> None:
+        """Note that the cost of ``queue`` has changed by ``change`` bytes."""
+        self.total += change
+        if queue.cost:
+            self._queues.add(queue)
+        else:
+            self._queues.discard(queue)
+        self.highest = max(self.highest, self.total)
+        while change > 0 and self.total > self.budget:
+            largest = max(self._queues, key=lambda each: each.cost)
+            before = largest.cost
+            self.shed += 1
+            largest.on_shed()
+            if largest.cost >= before:
+                # Whatever on_shed failed to do, the budget holds.
+                largest.clear()
+
+
+class _Queue:
+    """What an `Outbox` and a `Hold` have in common: a cost, and a place in the ledger."""
+
+    __slots__ = ("__weakref__", "_ledger", "cost", "on_shed")
+
+    def __init__(self, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self.on_shed = on_shed
+        self.cost = 0
+
+    def _charge(self, change: int) -> None:
+        self.cost += change
+        self._ledger.settle(self, change)
+
+    def clear(self) -> None:
+        raise NotImplementedError
+
+
+class Outbox(_Queue):
+    """What waits to be written to one peer, in order: frames, and at last perhaps a close.
+
+    The item being written counts until the transport has passed all of it to the kernel.
+    """
+
+    __slots__ = ("_items", "_writing", "budget")
+
+    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+        super().__init__(ledger, on_shed)
+        self.budget = budget
+        self._items: deque[Frame | Close] = deque()
+        self._writing = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def would_pass_budget(self, frame: Frame) -> bool:
+        """Whether queueing ``frame`` would bring the cost over the budget."""
+        return self.cost + _cost(frame) > self.budget
+
+    def push(self, item: Frame | Close) -> None:
+        """Queue a frame, or the close that takes effect after everything queued before it.
+
+        Whoever queues asks `would_pass_budget` first; a close is queued whatever the budget.
+        """
+        self._items.append(item)
+        self._charge(_cost(item))
+
+    def pop(self) -> Frame | Close:
+        """Take the next item. Raises `IndexError` when there is none."""
+        item = self._items.popleft()
+        self._charge(-_cost(item))
+        return item
+
+    def writing(self, size: int) -> None:
+        """Note that an item of ``size`` bytes is being written and has not yet gone out."""
+        change = size + ITEM_COST - self._writing
+        self._writing += change
+        self._charge(change)
+
+    def written(self) -> None:
+        """Note that nothing is being written any more."""
+        if self._writing:
+            change, self._writing = -self._writing, 0
+            self._charge(change)
+
+    def clear(self) -> None:
+        """Drop everything, as the connection is closing."""
+        self._items.clear()
+        if self.cost:
+            self._writing = 0
+            self._charge(-self.cost)
+
+
+class Hold(_Queue):
+    """What one phone has sent and its binary has not been handed yet, in order.
+
+    ``farewell`` is the close notice of a phone that has gone; it stands behind the frames.
+    """
+
+    __slots__ = ("_frames", "_low", "budget", "farewell")
+
+    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+        super().__init__(ledger, on_shed)
+        self.budget = budget
+        self._low = budget // 2
+        self.farewell: bytes | None = None
+        self._frames: deque[bytes] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._frames) or self.farewell is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether the budget is used up: time to stop reading the phone."""
+        return self.cost >= self.budget
+
+    @property
+    def low(self) -> bool:
+        """Whether at most half of the budget is used: time to read the phone again.
+
+        Half, so that a phone is not paused and resumed for every single frame.
+        """
+        return self.cost <= self._low
+
+    def push(self, frame: bytes) -> None:
+        """Hold ``frame``. What the phone had sent already is held even over the budget."""
+        self._frames.append(frame)
+        self._charge(_cost(frame))
+
+    def say_farewell(self, notice: bytes) -> None:
+        """Hold ``notice`` behind the frames: the phone has gone and sends no more."""
+        self.farewell = notice
+        self._charge(_cost(notice))
+
+    def pop(self) -> bytes | None:
+        """Take the frame that came first; None when only the farewell is left."""
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        self._charge(-_cost(frame))
+        return frame
+
+    def clear(self) -> None:
+        """Drop everything, the farewell too."""
+        self._frames.clear()
+        self.farewell = None
+        if self.cost:
+            self._charge(-self.cost)
+
+
+def _cost(item: Frame | Close) -> int:
+    if isinstance(item, Close):
+        return ITEM_COST
+    return memoryview(item).nbytes + ITEM_COST

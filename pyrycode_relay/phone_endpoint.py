@@ -1,0 +1,140 @@
+"""``/v1/client`` and ``/v2/client``: a phone is registered with a server-id and sends frames.
+
+Gate, register, frames in, unregister. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from autobahn.websocket.types import ConnectionDeny
+
+from pyrycode_relay import codes, headers
+from pyrycode_relay.codes import Close, Refusal
+from pyrycode_relay.envelope import is_json
+from pyrycode_relay.events import Event
+from pyrycode_relay.exchange import Exchange
+from pyrycode_relay.outbox import Frame
+from pyrycode_relay.wire import RelayFactory, RelayProtocol, refusing_bugs
+
+if TYPE_CHECKING:
+    from autobahn.websocket.types import ConnectionRequest
+
+    from pyrycode_relay.slot import Phone
+
+_REFUSED = {
+    Refusal.NO_SERVER: Event.PHONE_REGISTER_NO_SERVER,
+    Refusal.AT_CAP: Event.PHONE_REGISTER_AT_CAP,
+}
+
+
+class PhoneProtocol(RelayProtocol):
+    """A phone's connection."""
+
+    backlog_close: ClassVar[Close] = codes.PHONE_BACKLOG_FULL
+    stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
+    factory: PhoneFactory
+
+    phone: Phone | None = None
+    """The phone's place; None before it is registered."""
+    server_id = ""
+    since = 0.0
+    frames = 0
+    octets = 0
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self.factory.exchange
+
+    @refusing_bugs
+    def onConnect(self, request: ConnectionRequest) -> None:
+        """Let the request pass the header gate, or raise ``ConnectionDeny(400)``.
+
+        The token is looked for and left behind: nothing here takes its value.
+        """
+        try:
+            self.factory.gate(request.headers)
+        except headers.HeaderError as error:
+            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=str(error))
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
+        self.server_id = headers.server_id(request.headers)
+
+    def onOpen(self) -> None:
+        """Register with the server-id, or tell the phone why not by a close frame."""
+        exchange = self._exchange
+        outcome = exchange.registry.register(self.server_id, self)
+        if isinstance(outcome, Refusal):
+            exchange.observer.saw(
+                _REFUSED[outcome], server_id=self.server_id, remote=self.remote
+            )
+            self.close(outcome.value)
+            return
+        self.phone = outcome.phone
+        self.since = exchange.clock.seconds()
+        exchange.observer.saw(
+            Event.PHONE_REGISTERED,
+            server_id=self.server_id,
+            conn_id=self.phone.conn_id,
+            device_name=self.device_name,
+            remote=self.remote,
+        )
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Send a message that is one JSON value on to the binary; close the phone otherwise."""
+        phone = self.phone
+        if phone is None or phone.directed:
+            # Its binary is done with this phone; only the close frame is still to go out.
+            return
+        if not is_json(payload):
+            self._exchange.observer.saw(
+                Event.PHONE_FRAME_REFUSED,
+                server_id=self.server_id,
+                conn_id=phone.conn_id,
+                remote=self.remote,
+                reason=codes.NOT_JSON.reason,
+            )
+            self.close(codes.NOT_JSON)
+            return
+        self.frames += 1
+        self.octets += len(payload)
+        phone.send(payload)
+
+    def deliver(self, frame: Frame) -> bool:
+        """Send a frame from the binary to the phone, now or after what is queued."""
+        self.frames += 1
+        self.octets += memoryview(frame).nbytes
+        return super().deliver(frame)
+
+    def ended(self, close_code: int, reason: str) -> None:
+        """Give the place up, and tell the log of the finished session."""
+        phone = self.phone
+        if phone is None:
+            return
+        exchange = self._exchange
+        exchange.registry.unregister(phone, close_code)
+        exchange.observer.saw(
+            Event.PHONE_UNREGISTERED,
+            server_id=self.server_id,
+            conn_id=phone.conn_id,
+            close_code=close_code,
+            duration=round(exchange.clock.seconds() - self.since, 3),
+            frames=self.frames,
+            bytes=self.octets,
+            reason="closed by binary" if phone.directed else reason,
+        )
+
+
+class PhoneFactory(RelayFactory):
+    """Makes phones' connections; ``gate`` is what their version of the protocol asks for."""
+
+    def __init__(self, exchange: Exchange, gate: headers.Gate) -> None:
+        super().__init__(
+            PhoneProtocol,
+            exchange.clock,
+            exchange.limits,
+            exchange.ledger,
+            exchange.limits.max_message_bytes,
+            exchange.random,
+        )
+        self.exchange = exchange
+        self.gate = gate

@@ -1,0 +1,232 @@
+"""The relay as a Twisted service: holds the registry, opens the listeners, drains on stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from types import FrameType
+from typing import Any, Final, cast
+
+from autobahn import websocket
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.python.failure import Failure
+
+from pyrycode_relay import __version__, codes, headers
+from pyrycode_relay.binary_endpoint import BinaryFactory
+from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.exchange import Exchange
+from pyrycode_relay.phone_endpoint import PhoneFactory
+from pyrycode_relay.settings import Settings
+from pyrycode_relay.site import Endpoint, Readiness, RelaySite
+from pyrycode_relay.wire import RelayFactory, RelayProtocol
+
+DRAIN_PACE: Final = 0.005
+"""Seconds of the drain for each connection: 200 peers are told to go in a second, so that they
+do not come back to the next process in one wave, and a relay with few peers stops at once."""
+
+_DRAIN_SHARE: Final = 0.5
+"""Share of the drain time over which peers are told to go; the rest is for them to do so."""
+
+_POLL: Final = 0.05
+"""Seconds between looks at whether all connections have gone."""
+
+
+class ListenError(Exception):
+    """A listener that cannot be opened; the text is a sentence with the reason."""
+
+
+class RelayService(Service):
+    """The relay.
+
+    ``reactor`` listens and keeps the time. ``observers`` hear of events.
+    """
+
+    name = "pyrycode-relay"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        observers: Sequence[Observer],
+        random: Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.readiness = Readiness.STARTING
+        self.ports: list[IListeningPort] = []
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._started = self._clock.seconds()
+        self._observers = tuple(observers)
+        self._random = random or Random()
+        limits = settings.limits
+        self.exchange = Exchange(self._clock, limits, self, self._random)
+        binaries = BinaryFactory(self.exchange)
+        phones_v1 = PhoneFactory(self.exchange, headers.gate_phone_v1)
+        phones_v2 = PhoneFactory(self.exchange, headers.gate_phone_v2)
+        self._phones: tuple[RelayFactory, ...] = (phones_v1, phones_v2)
+        self._binaries: tuple[RelayFactory, ...] = (binaries,)
+        server = Endpoint(binaries, headers.gate_binary)
+        self.site = RelaySite(
+            self._clock,
+            {
+                b"/v1/server": server,
+                b"/v2/server": server,
+                b"/v1/client": Endpoint(phones_v1, headers.gate_phone_v1),
+                b"/v2/client": Endpoint(phones_v2, headers.gate_phone_v2),
+            },
+            lambda: self.readiness,
+            self.health,
+            self,
+            limits.header_timeout,
+            limits.close_timeout,
+        )
+
+    def saw(self, event: Event, **fields: object) -> None:
+        """Pass an event on to all observers."""
+        for observer in self._observers:
+            observer.saw(event, **fields)
+
+    def health(self) -> dict[str, object]:
+        """Return what ``/healthz`` shows, in its order."""
+        return {
+            "status": "ok",
+            "version": __version__,
+            "connected_binaries": self.exchange.registry.binaries,
+            "connected_phones": self.exchange.registry.phones,
+            "uptime_seconds": int(self._clock.seconds() - self._started),
+        }
+
+    # Starting
+
+    def privilegedStartService(self) -> None:
+        """Open the listeners, while ports below 1024 can still be bound.
+
+        Raises `ListenError`; what was opened before is closed again.
+        """
+        for address in self.settings.listen:
+            try:
+                self.ports.append(self._listen(address))
+            except Exception as error:
+                for port in self.ports:
+                    port.stopListening()
+                self.ports.clear()
+                raise ListenError(f"Cannot listen on {address}: {_cause(error)}.") from error
+        super().privilegedStartService()
+
+    def _listen(self, address: str) -> IListeningPort:
+        # Every server endpoint of Twisted answers at once; only clients' take their time.
+        outcome: list[IListeningPort | Failure] = []
+        serverFromString(self._reactor, address).listen(self.site).addBoth(outcome.append)
+        if not outcome:
+            raise ListenError("the endpoint did not answer at once")
+        if isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        return cast(IListeningPort, outcome[0])
+
+    def startService(self) -> None:
+        """Begin to serve."""
+        super().startService()
+        if not self.ports:
+            self.privilegedStartService()
+        self.readiness = Readiness.READY
+        if not websocket.USES_NVX:
+            self.saw(
+                Event.NVX_MISSING,
+                reason="Autobahn's compiled parts are missing: one large frame costs 85 ms of "
+                "CPU instead of 0.8; install autobahn from a wheel",
+            )
+        self.saw(
+            Event.STARTING,
+            version=__version__,
+            mode=self.settings.limits.on_reclaim.value,
+            listen=", ".join(_address(port) for port in self.ports),
+        )
+
+    # Stopping
+
+    def stopService(self) -> Deferred[None]:
+        """Drain: open no more, flush, tell every peer to go, and be done by the drain timeout."""
+        super().stopService()
+        self.readiness = Readiness.DRAINING
+        phones = list(self._connections(self._phones))
+        binaries = list(self._connections(self._binaries))
+        self.saw(Event.DRAINING, version=__version__, reason=_counts(binaries, phones))
+        limits = self.settings.limits
+        count = len(phones) + len(binaries)
+        spread = min(limits.drain_timeout * _DRAIN_SHARE, count * DRAIN_PACE)
+        # Phones first: what they still send has a binary to go to.
+        middle = spread * len(phones) / count if count else 0
+        self._dismiss(phones, 0, middle)
+        self._dismiss(binaries, middle, spread)
+        deadline = self._clock.seconds() + limits.drain_timeout
+        closed = [maybeDeferred(port.stopListening) for port in self.ports]
+        self.ports.clear()
+        emptied: Deferred[None] = Deferred()
+        self._await_end(deadline, emptied)
+        return gatherResults([*closed, emptied]).addCallback(self._drained)
+
+    def _connections(self, factories: Sequence[RelayFactory]) -> Iterator[RelayProtocol]:
+        for factory in factories:
+            yield from factory.connections
+
+    def _dismiss(self, peers: Sequence[RelayProtocol], start: float, end: float) -> None:
+        for peer in peers:
+            delay = self._random.uniform(start, end)
+            self._clock.callLater(delay, peer.close, codes.SHUTTING_DOWN)
+
+    def _await_end(self, deadline: float, emptied: Deferred[None]) -> None:
+        """Wait until every connection has gone; at the deadline, see to it."""
+        open_channels = [*self.site.channels]
+        for channel in open_channels:
+            # Nobody waits for a request that has not come.
+            channel.forceAbortClient()
+        peers = [*self._connections(self._phones), *self._connections(self._binaries)]
+        if self._clock.seconds() >= deadline:
+            for peer in peers:
+                peer.abort()
+        if peers or open_channels:
+            self._clock.callLater(_POLL, self._await_end, deadline, emptied)
+        else:
+            emptied.callback(None)
+
+    def _drained(self, _: object) -> None:
+        self.exchange.registry.close()
+        self.saw(Event.DRAINED, version=__version__)
+
+
+def _counts(binaries: Sequence[object], phones: Sequence[object]) -> str:
+    return f"{len(binaries)} binaries and {len(phones)} phones are told to go"
+
+
+def _cause(error: BaseException) -> str:
+    """Return why a listener could not be opened, in the system's words."""
+    reason = getattr(error, "socketError", error)
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+
+
+def _address(port: IListeningPort) -> str:
+    host = port.getHost()
+    if hasattr(host, "port"):
+        return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
+    return str(getattr(host, "name", host))
+
+
+def handle_signals(stop: Callable[[], None], later: Callable[..., object]) -> None:
+    """Make SIGTERM and SIGINT drain the relay, and a second one end the process at once.
+
+    ``stop`` stops the reactor; ``later`` runs a function in its thread. Twisted's own handlers
+    would end the process by the same signal after a drain that went well, so that a service
+    manager sees a failure; with these it ends with 0.
+    """
+
+    def drain(_number: int, _frame: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        later(stop)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, drain)

@@ -1,0 +1,350 @@
+"""The public HTTP side: paths, what is refused before an upgrade, and health.
+
+A subclass of twisted.web's channel and request, because a relay on the open internet needs less
+than a web server: exact paths, no bodies, no sessions, no access log, no pages. Source: sections
+1 and 6 of ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.http_headers import Headers
+
+from pyrycode_relay import headers
+from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.headers import Gate, HeaderError
+from pyrycode_relay.wire import RelayFactory
+
+_bugs = Logger()
+
+RETRY_AFTER: Final = 5
+"""Seconds a client is asked to wait when the relay is draining: about a restart."""
+
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_BARE_400: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+Handler = Callable[["RelayRequest"], None]
+
+
+class Readiness(Enum):
+    """Whether the relay takes new connections."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class RelayChannel(http.HTTPChannel):
+    """One HTTP connection, until it is upgraded or closed.
+
+    A request must be complete within the header timeout, counted from the connection's (or the
+    last answer's) start: twisted.web starts the time anew with every byte.
+    """
+
+    factory: RelaySite
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes; unlike twisted.web's, without starting the request's time anew."""
+        http.basic.LineReceiver.dataReceived(self, data)
+
+    def allHeadersReceived(self) -> None:
+        """Go on to the request. A body is never read: none of our paths takes one.
+
+        twisted.web would keep it in memory, or in a file when it is large.
+        """
+        request = self.requests[-1]
+        self.persistent = self.checkPersistence(request, self._version) and self.length == 0
+        self.length = 0
+        request.gotLength(0)
+
+    def timeoutConnection(self) -> None:
+        """Drop a connection whose request did not come in time."""
+        assert self.transport is not None
+        self.transport.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        assert self.transport is not None
+        self.transport.write(_BARE_400)
+        self.loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a request with a line longer than the whole block may be."""
+        self._respondToBadRequestAndDisconnect()
+
+    def loseConnection(self) -> None:
+        """Close, and abort when the peer does not let that happen."""
+        self.setTimeout(None)
+        if self._abortingCall is None:
+            self._abortingCall: IDelayedCall | None = self.callLater(
+                self.factory.close_timeout, self.forceAbortClient
+            )
+        super().loseConnection()
+
+    def forceAbortClient(self) -> None:
+        """Abort; twisted.web's would log the peer's address and port besides."""
+        self._abortingCall = None
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        self.factory.channels.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """End."""
+        self.factory.channels.discard(self)
+        super().connectionLost(reason)
+
+    def surrender(self) -> None:
+        """Forget all about the connection: a WebSocket protocol has taken it over."""
+        self.factory.channels.discard(self)
+        self.setTimeout(None)
+        self.requests.clear()
+
+
+class RelayRequest(http.Request):
+    """One request, handled by the exact path it names."""
+
+    channel: RelayChannel
+
+    def process(self) -> None:
+        """Answer; an error costs this request and leaves a traceback."""
+        try:
+            self.channel.factory.handle(self)
+        except Exception:
+            _bugs.failure("a bug costs this request")
+            if not self.startedWriting:
+                self.refuse(500)
+
+    def refuse(self, status: int, extra: Mapping[bytes, bytes] | None = None) -> None:
+        """Answer with a status, an empty body and the end of the connection."""
+        for name, value in (extra or {}).items():
+            self.setHeader(name, value)
+        self.setHeader(b"Connection", b"close")
+        self.channel.persistent = False
+        self.answer(status, b"")
+
+    def answer(self, status: int, body: bytes) -> None:
+        """Answer with a status and a body."""
+        self.setResponseCode(status)
+        self.setHeader(b"Date", http.datetimeToString())
+        self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.write(b"" if self.method == b"HEAD" else body)
+        self.finish()
+
+
+class Endpoint:
+    """A WebSocket path: a gate, and the factory of the connections that pass it."""
+
+    def __init__(self, factory: RelayFactory, gate: Gate) -> None:
+        self.factory = factory
+        self.gate = gate
+
+
+class RelaySite(http.HTTPFactory):
+    """Serves the relay's paths on one listener or several.
+
+    ``endpoints`` are the WebSocket paths, ``readiness`` says whether new connections are
+    welcome, ``health`` gives what ``/healthz`` shows.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoints: Mapping[bytes, Endpoint],
+        readiness: Callable[[], Readiness],
+        health: Callable[[], Mapping[str, object]],
+        observer: Observer,
+        header_timeout: float,
+        close_timeout: float,
+    ) -> None:
+        super().__init__(timeout=header_timeout, reactor=reactor)
+        self.close_timeout = close_timeout
+        self.channels: set[RelayChannel] = set()
+        self._endpoints = endpoints
+        self._readiness = readiness
+        self._health = health
+        self._observer = observer
+
+    def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # type: ignore[override]
+        """Make a connection's channel."""
+        channel = RelayChannel()
+        channel.requestFactory = RelayRequest
+        channel.factory = self
+        channel.site = self
+        channel.callLater = self.reactor.callLater
+        channel.timeOut = self.timeOut
+        return channel
+
+    def startFactory(self) -> None:
+        """Do nothing: twisted.web's would wake up every second for the access log's clock."""
+
+    def stopFactory(self) -> None:
+        """Do nothing: there is no access log to close."""
+
+    def log(self, request: http.Request) -> None:
+        """Do nothing: an access log has user-agents and query strings, and can be flooded."""
+
+    def handle(self, request: RelayRequest) -> None:
+        """Answer a request, or hand its connection over to a WebSocket protocol."""
+        endpoint = self._endpoints.get(request.path)
+        if endpoint is not None:
+            self._upgrade(request, endpoint)
+        elif request.path == b"/healthz":
+            self._answer_health(request)
+        elif request.path == b"/readyz":
+            self._answer_readiness(request)
+        else:
+            request.refuse(404)
+
+    def _answer_health(self, request: RelayRequest) -> None:
+        if self._only_reads(request):
+            body = json.dumps(self._health(), separators=(",", ":")).encode()
+            request.setHeader(b"Content-Type", b"application/json; charset=utf-8")
+            request.setHeader(b"Cache-Control", b"no-store")
+            request.answer(200, body)
+
+    def _answer_readiness(self, request: RelayRequest) -> None:
+        if self._only_reads(request):
+            request.setHeader(b"Cache-Control", b"no-store")
+            if self._readiness() is Readiness.READY:
+                request.answer(200, b"")
+            else:
+                request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
+
+    def _only_reads(self, request: RelayRequest) -> bool:
+        if request.method in {b"GET", b"HEAD"}:
+            return True
+        request.refuse(405, {b"Allow": b"GET, HEAD"})
+        return False
+
+    def _upgrade(self, request: RelayRequest, endpoint: Endpoint) -> None:
+        """Refuse what must not reach Autobahn, and hand it the rest.
+
+        The order of the checks is the wire contract's: draining, then the header gate, then the
+        handshake. Of a request that fails its handshake the gate is asked here; of any other,
+        in ``onConnect``.
+        """
+        if self._readiness() is not Readiness.READY:
+            request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
+            return
+        fields = [
+            (name.lower(), values) for name, values in request.requestHeaders.getAllRawHeaders()
+        ]
+        problem = _handshake_problem(request)
+        try:
+            headers.check_block(fields)
+            if problem is not None:
+                endpoint.gate(_decoded(fields))
+        except HeaderError as error:
+            self._observer.saw(
+                Event.REQUEST_REFUSED, path=request.path.decode("ascii"), err=str(error)
+            )
+            request.refuse(400)
+            return
+        if problem is not None:
+            status, extra = problem
+            request.refuse(status, extra)
+            return
+        self._hand_over(request, endpoint, dict(fields))
+
+    def _hand_over(
+        self, request: RelayRequest, endpoint: Endpoint, fields: dict[bytes, list[bytes]]
+    ) -> None:
+        channel = request.channel
+        peer = channel.getPeer()
+        protocol = endpoint.factory.buildProtocol(peer)
+        protocol.remote = remote_address(peer)
+        name = fields.get(headers.DEVICE_NAME.encode())
+        if name is not None:
+            protocol.device_name = headers.device_name(name[0])
+        head = _head(request.path, fields)
+        # Nothing of the request shall outlive it, least of all a token.
+        request.requestHeaders = Headers()
+        channel.surrender()
+        protocol.take_over(channel, head)
+
+
+def _decoded(fields: list[tuple[bytes, list[bytes]]]) -> dict[str, str]:
+    return {name.decode("latin-1"): values[0].decode("latin-1") for name, values in fields}
+
+
+def _head(path: bytes, fields: Mapping[bytes, list[bytes]]) -> bytes:
+    """Return the request that Autobahn gets: the handshake and what the gate looks at.
+
+    Nothing else: it would check an Origin, talk about extensions and subprotocols, and split
+    a device name's UTF-8 into lines.
+    """
+    lines = [
+        b"GET " + path + b" HTTP/1.1",
+        b"Host: relay",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: " + fields[b"sec-websocket-key"][0],
+    ]
+    for name in headers.GATED:
+        for value in fields.get(name.encode(), []):
+            lines.append(name.encode() + b": " + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _tokens(request: http.Request, name: str) -> set[str]:
+    values = request.requestHeaders.getRawHeaders(name) or []
+    return {token.strip().lower() for value in values for token in value.split(",")}
+
+
+def _single(request: http.Request, name: str) -> bytes | None:
+    """Return the value of a header that stands exactly once."""
+    values = request.requestHeaders.getRawHeaders(name.encode()) or []
+    return values[0] if len(values) == 1 else None
+
+
+def _handshake_problem(request: http.Request) -> tuple[int, dict[bytes, bytes]] | None:
+    """Return how to refuse a request that is no WebSocket handshake (RFC 6455, section 4.2.1)."""
+    if request.method != b"GET":
+        return 405, {b"Allow": b"GET"}
+    if request.clientproto != b"HTTP/1.1" or _single(request, "host") is None:
+        return 400, {}
+    upgrade = {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13"}
+    if "websocket" not in _tokens(request, "upgrade"):
+        return 426, upgrade
+    if "upgrade" not in _tokens(request, "connection"):
+        return 426, upgrade
+    if _single(request, "sec-websocket-version") != b"13":
+        return 426, upgrade
+    key = _single(request, "sec-websocket-key")
+    if key is None or _KEY.fullmatch(key) is None:
+        return 400, {}
+    return None
+
+
+def remote_address(peer: Any) -> str:
+    """Return the peer's address without its port: an IP address, or ``unix``.
+
+    An IPv4 address in IPv6 clothes (``::ffff:192.0.2.1``) comes as IPv4.
+    """
+    host = getattr(peer, "host", None)
+    if host is None:
+        return "unix"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return str(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

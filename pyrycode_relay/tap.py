@@ -1,0 +1,129 @@
+"""``twistd pyrycode-relay``: the command line, and the service it makes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+
+from pyrycode_relay import __version__
+from pyrycode_relay.logs import EventLog, Output, Writer
+from pyrycode_relay.service import ListenError, RelayService, handle_signals
+from pyrycode_relay.settings import LISTEN_HELP, OPTIONS, ConfigurationError, Settings
+
+
+def _fail(problems: Sequence[str]) -> NoReturn:
+    for problem in problems:
+        sys.stderr.write(f"pyrycode-relay: {problem}\n")
+    raise SystemExit(2)
+
+
+class Options(usage.Options):
+    """The options of ``twistd pyrycode-relay``; afterwards, `settings` has what they mean."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A WebSocket relay between phones and the pyry daemon. Every option can also be set in "
+        "the environment, as PYRYCODE_RELAY_ and its name in capitals with underscores; the "
+        "command line wins. Times are in seconds and may have fractions."
+    )
+    optParameters = [  # noqa: RUF012 - twisted.python.usage wants a class attribute
+        [option.name, None, None, f"{option.help} [default: {option.default}]"]
+        for option in OPTIONS
+    ]
+    optFlags = [  # noqa: RUF012
+        ["check-config", None, "Print the settings that would be used, and end."],
+    ]
+    settings: Settings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["insecure-listen"] = []
+
+    def opt_insecure_listen(self, address: str) -> None:
+        """Take one address."""
+        self["insecure-listen"].append(address)
+
+    opt_insecure_listen.__doc__ = LISTEN_HELP
+
+    def opt_version(self) -> NoReturn:
+        """Print the relay's version, and end."""
+        sys.stdout.write(f"pyrycode-relay {__version__}\n")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse; an option that does not exist is one sentence, not a page."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            _fail([f"{error}; see --help."])
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse arguments that are not options."""
+        if arguments:
+            _fail([f"{arguments[0]!r} is not an option; see --help."])
+
+    def postOptions(self) -> None:
+        """Read the settings; with ``--check-config`` print them and end."""
+        given = {
+            option.name: self[option.name] for option in OPTIONS if self[option.name] is not None
+        }
+        try:
+            self.settings = Settings.read(self["insecure-listen"], given, os.environ)
+        except ConfigurationError as error:
+            _fail(error.problems)
+        if self["check-config"]:
+            for line in self.settings.lines():
+                sys.stdout.write(line + "\n")
+            raise SystemExit(0)
+        self._log_our_way()
+
+    def _log_our_way(self) -> None:
+        """Have twistd log through our `Writer`, unless it was told to log otherwise."""
+        twistd = self.parent
+        if twistd is None or twistd.get("logger") or twistd.get("syslog"):
+            return
+        twistd["logger"] = _writer(self.settings, twistd["logfile"], twistd["nodaemon"])
+
+
+def _writer(
+    settings: Settings, logfile: str | None, foreground: bool
+) -> Callable[[], Writer]:
+    """Return what makes the log observer: twistd calls it once, before it starts anything."""
+
+    def make() -> Writer:
+        output: Output = sys.stdout
+        if logfile not in (None, "", "-") or not foreground:
+            rotating = LogFile.fromFullPath(logfile or "twistd.log")
+            # What twistd does itself when it makes the log.
+            signal.signal(signal.SIGUSR1, lambda *_: rotating.rotate())
+            output = rotating
+        return Writer(output, settings.log_level, settings.log_json)
+
+    return make
+
+
+def makeService(options: Options) -> RelayService:
+    """Make the relay's service from parsed options."""
+    from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
+
+    settings = options.settings
+    service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])  # type: ignore[attr-defined]
+    reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
+    return service
+
+
+class _Process(RelayService):
+    """The relay as a process of its own."""
+
+    def privilegedStartService(self) -> None:
+        """Open the listeners; one that cannot be opened ends the process with a sentence."""
+        try:
+            super().privilegedStartService()
+        except ListenError as error:
+            _fail([str(error)])

@@ -1,0 +1,646 @@
+"""One WebSocket connection: the only module that knows what Autobahn and its transports do.
+
+`RelayProtocol` is Autobahn's server protocol with everything that faces a hostile peer taken in
+hand: closes that always end, writes that are bounded, reading that can be paused, heartbeat,
+deadlines, and errors that cost one connection. Every deviation from the library stands beside
+its reason.
+
+Autobahn's own timers are all off. They round to whole seconds, run on a clock of their own and
+end connections without a close frame; what they did is done here on the clock that is passed in.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import socket
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pyrycode_relay import codes
+from pyrycode_relay.codes import Close
+from pyrycode_relay.limits import Limits
+from pyrycode_relay.outbox import Frame, Ledger, Outbox
+
+if TYPE_CHECKING:
+    from twisted.web.http import HTTPChannel
+
+_bugs = Logger()
+
+_TEXT_FINAL: Final = 0x81
+_pack_16: Final = struct.Struct("!BBH").pack
+_pack_64: Final = struct.Struct("!BBQ").pack
+_MAX_7_BIT: Final = 125
+_MAX_16_BIT: Final = 0xFFFF
+
+_HEARTBEAT_JITTER: Final = 0.1
+"""Spread of the heartbeat interval, so that connections that came together do not ping together."""
+
+_STALL_CHECKS: Final = 4
+"""How often within the write-stall time a blocked connection is looked at for progress."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Life(enum.Enum):
+    """The stages of a connection; it only moves forward."""
+
+    OPENING = enum.auto()
+    SERVING = enum.auto()
+    CLOSING = enum.auto()
+    GONE = enum.auto()
+
+
+class _Mute:
+    """Stands where Autobahn wants its logger.
+
+    It logs peers' addresses and, at debug, payloads; and a peer could flood it at will.
+    """
+
+    def _nothing(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    debug = info = warn = error = critical = trace = failure = _nothing
+
+
+def refusing_bugs(
+    on_connect: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R]:
+    """Make an error in ``onConnect`` a plain 500 for this request, with a traceback in the log.
+
+    Autobahn itself would put the error's text into the HTTP status line.
+    """
+
+    @functools.wraps(on_connect)
+    def guarded(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return on_connect(self, *args, **kwargs)
+        except ConnectionDeny:
+            raise
+        except Exception:
+            _bugs.failure("a bug in onConnect costs this request")
+            raise ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR) from None
+
+    return guarded
+
+
+def text_header(size: int) -> bytes:
+    """Return the header of an unmasked, final TEXT frame with ``size`` bytes of payload."""
+    if size <= _MAX_7_BIT:
+        return bytes((_TEXT_FINAL, size))
+    if size <= _MAX_16_BIT:
+        return _pack_16(_TEXT_FINAL, 126, size)
+    return _pack_64(_TEXT_FINAL, 127, size)
+
+
+def _descriptor(transport: Any) -> FileDescriptor | None:
+    """Return the socket's own transport below TLS and other wrappers, if there is one."""
+    while transport is not None and not isinstance(transport, FileDescriptor):
+        transport = getattr(transport, "transport", None)
+    return transport
+
+
+def unsent_bytes(transport: ITransport) -> int:
+    """Return how many bytes wait in user space for the kernel to take them.
+
+    Twisted tells a producer only when all has gone out. A slow reader of one large message is
+    still a reader, and this count is the only place where that shows.
+    """
+    low = _descriptor(transport)
+    if low is None:
+        return 0
+    return len(low.dataBuffer) - low.offset + low._tempDataLen
+
+
+@implementer(IPushProducer)
+class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
+    """One connection, from the upgrade on. Its two subclasses are the relay's endpoints.
+
+    A subclass validates the request's headers in ``onConnect`` (raising
+    ``ConnectionDeny(400)``), starts in ``onOpen``, gets messages through ``onMessage``, and
+    hears in `ended`, exactly once, that the connection serves no more, which is before its
+    socket is gone. An error in any of them costs this connection and leaves a traceback.
+    """
+
+    log: ClassVar[_Mute] = _Mute()
+    factory: RelayFactory
+    backlog_close: ClassVar[Close]
+    """With what a peer is closed that does not read what is queued for it."""
+    stalled_close: ClassVar[Close]
+    """With what a peer is closed that reads nothing at all for the write-stall time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.life = Life.OPENING
+        self.remote = ""
+        """The peer's address, without port, for the log."""
+        self.device_name = ""
+        self.writable = True
+        self._reading = True
+        self._owed_pong: bytes | None = None
+        self._on_life: Callable[[bool], None] | None = None
+        self._timers: dict[str, IDelayedCall] = {}
+
+    # What a subclass fills in
+
+    def ended(self, close_code: int, reason: str) -> None:
+        """Take note that the connection serves no more; called once, whoever ended it.
+
+        ``close_code`` is what the peer sent, else what it was closed with, else 1001.
+        ``reason`` is one of a few literals for the log.
+        """
+
+    def drained(self) -> None:
+        """Take note that everything queued has gone out and the connection takes more."""
+
+    # The factory's limits, and its clock
+
+    @property
+    def _limits(self) -> Limits:
+        return self.factory.limits
+
+    def _later(self, name: str, delay: float, call: Callable[..., None], *args: object) -> None:
+        """Run ``call`` in ``delay`` seconds, in place of what was planned under ``name``."""
+        self._cancel(name)
+        self._timers[name] = self.factory.clock.callLater(delay, self._fire, name, call, *args)
+
+    def _fire(self, name: str, call: Callable[..., None], *args: object) -> None:
+        del self._timers[name]
+        call(*args)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    # Opening
+
+    def take_over(self, channel: HTTPChannel, head: bytes) -> None:
+        """Take the connection from an HTTP channel that has read one request from it.
+
+        ``head`` is that request as it shall reach Autobahn. It carries no more than Autobahn
+        needs: what it parses it keeps, and it splits lines at more bytes than CR LF.
+        """
+        transport, channel.transport = channel.transport, None  # type: ignore[assignment]
+        # The channel would stay registered as producer of the transport, so that ours could
+        # not be, and would keep its buffers alive.
+        transport.unregisterProducer()
+        if isinstance(transport, ProtocolWrapper):
+            transport.wrappedProtocol = self  # TLS
+        else:
+            transport.protocol = self  # type: ignore[attr-defined]
+        self.makeConnection(transport)
+        # A peer may send frames right behind its request, in the same packet; the channel
+        # passes what it has read and not parsed to its rawDataReceived.
+        channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
+        transport.resumeProducing()  # type: ignore[attr-defined]
+        self.dataReceived(head)
+
+    def connectionMade(self) -> None:
+        """Prepare the connection; called by `take_over` through ``makeConnection``."""
+        clock = self.factory.clock
+        self._last_life = clock.seconds()
+        self._message_since: float | None = None
+        self._pinged = False
+        self.outbox = Outbox(self._limits.outbox_bytes, self.factory.ledger, self.backlog_full)
+        self.factory.connections.add(self)
+        low = _descriptor(self.transport)
+        if low is not None:
+            self.factory.set_send_buffer(low)
+        super().connectionMade()
+
+    def _onOpen(self) -> None:
+        # The request has done its work. Autobahn keeps it, token and all, for good.
+        self._drop_request()
+        self.life = Life.SERVING
+        self.transport.registerProducer(self, True)
+        self._rearm_heartbeat()
+        self._contained(self.onOpen)
+
+    def _drop_request(self) -> None:
+        for name in ("http_request_data", "http_headers", "http_response_data", "_wskey"):
+            self.__dict__.pop(name, None)
+
+    def failHandshake(
+        self, reason: str, code: int = 400, responseHeaders: object = None
+    ) -> None:
+        """Answer a refused request with a bare status and close.
+
+        Autobahn's own answer has the reason, which may quote the request, in its status line,
+        no Content-Length, and no deadline for the socket.
+        """
+        self._drop_request()
+        status = b"400 Bad Request" if code < 500 else b"500 Internal Server Error"
+        self.transport.write(
+            b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.life = Life.CLOSING
+        self._arm_abort()
+        self.dropConnection()
+
+    # Errors
+
+    def _contained(self, hook: Callable[..., None], *args: object) -> None:
+        """Call a subclass's hook; an error in it costs this connection and is logged.
+
+        Left to Autobahn, an error in ``onOpen`` leaves an open socket nobody serves, one in
+        ``onMessage`` drops it without a close frame, and one in ``onClose`` breaks its count.
+        """
+        try:
+            hook(*args)
+        except Exception:
+            _bugs.failure("a bug costs this connection")
+            self.close(codes.INTERNAL_ERROR, flush=False)
+
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        """Fail the connection as RFC 6455, section 7.1.7, says.
+
+        A close frame, then nothing of the stream is looked at any more: its framing cannot be
+        trusted. Autobahn would either drop the socket, so that the peer sees 1006, or
+        (``failByDrop=False``) parse on and keep what it parses.
+        """
+        if self.life is not Life.SERVING:
+            self.failedByMe = True
+            self.abort()
+            return
+        self.failedByMe = True
+        self._leave(code, "protocol error")
+        self.outbox.clear()
+        self._send_close(Close(code, reason))
+        self._half_close()
+
+    def _half_close(self) -> None:
+        """Tell the peer that no more will come, and let it close.
+
+        Closing at once, with input unread, would reset the connection, and a reset can overtake
+        the close frame.
+        """
+        self.unregisterProducer()
+        if ISSLTransport.providedBy(self.transport) or not hasattr(
+            self.transport, "loseWriteConnection"
+        ):
+            # TLS sends its close_notify and waits for the peer's.
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    # Closing
+
+    def close(self, close: Close, *, flush: bool = True, reason: str = "") -> None:
+        """Close the connection; only the first close counts.
+
+        What is queued goes out before the close frame, unless ``flush`` is false. The socket is
+        aborted when all that, and the peer's answer, takes longer than the close timeout.
+        """
+        if self.life is not Life.SERVING:
+            return
+        self._leave(close.code, reason or close.reason or "closed by relay")
+        if flush and self.outbox:
+            self.outbox.push(close)
+        else:
+            self.outbox.clear()
+            self._send_close(close)
+
+    def _leave(self, code: int, reason: str) -> None:
+        """End the connection's service and set the deadline for its socket."""
+        self.resume_reading()
+        self.life = Life.CLOSING
+        self._cancel("heartbeat")
+        self._cancel("message")
+        self._arm_abort()
+        self._contained(self.ended, code, reason)
+        self._answer_probe(False)
+
+    def _arm_abort(self) -> None:
+        """Plan the abort that stands behind every close.
+
+        TLS waits for the peer's ``close_notify``, TCP for it to read; either may never come.
+        """
+        self._later("abort", self._limits.close_timeout, self.abort)
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        self.transport.abortConnection()
+
+    def _send_close(self, close: Close) -> None:
+        # Autobahn's sendClose refuses most codes; sendCloseFrame sends them all.
+        self.sendCloseFrame(code=close.code, reasonUtf8=close.reason.encode()[:123])
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
+        """Take a close frame from the peer: an answer to ours, or the end of its own wish."""
+        stop: bool | None = super().onCloseFrame(code, reasonRaw)
+        if self.life is Life.SERVING:
+            self._leave(self.remoteCloseCode or codes.GOING_AWAY, "closed by peer")
+        return stop
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        # Autobahn aborts even after a clean closing handshake, and the reset could overtake
+        # what the peer has not read yet. The deadline stands behind this too.
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Take note that the socket is gone."""
+        if self.life is Life.SERVING:
+            self._leave(codes.GOING_AWAY, "connection lost")
+        self.life = Life.GONE
+        for name in [*self._timers]:
+            self._cancel(name)
+        self.outbox.clear()
+        self.factory.connections.discard(self)
+        super().connectionLost(reason)
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        self._last_life = self.factory.clock.seconds()
+        self._pinged = False
+        if self._on_life is not None:
+            self._answer_probe(True)
+        if self.failedByMe:
+            return
+        self.data += data
+        self.consumeData()
+        self._watch_message()
+
+    def onFrameEnd(self) -> bool | None:
+        """Finish a frame; between messages the message deadline starts anew with the next."""
+        stop: bool | None = super().onFrameEnd()
+        if not self.inside_message:
+            self._message_since = None
+        return stop
+
+    def onMessageEnd(self) -> None:
+        """Hand a complete message to ``onMessage``.
+
+        Autobahn's own builds a Deferred for each message, takes binary messages for UTF-8
+        unseen, and hands on what comes after a close.
+        """
+        parts, self.message_data = self.message_data, []
+        self._message_since = None
+        if self.life is not Life.SERVING:
+            return
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self.message_is_binary:
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self.close(codes.NOT_UTF8)
+                return
+        self._contained(self.onMessage, payload, self.message_is_binary)
+
+    def pause_reading(self) -> None:
+        """Stop reading the socket. Nothing can be expected of the peer meanwhile."""
+        if self._reading and self.life is Life.SERVING:
+            self._reading = False
+            self._message_since = None
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read the socket again; the peer's deadlines start anew."""
+        if not self._reading:
+            self._reading = True
+            self._last_life = self.factory.clock.seconds()
+            self._pinged = False
+            self.transport.resumeProducing()
+            self._watch_message()
+
+    def _watch_message(self) -> None:
+        """Start the deadline of a message that has begun; one timer serves many messages."""
+        if (
+            self.life is not Life.SERVING
+            or not self._reading
+            or not (self.data or self.inside_message or self.current_frame is not None)
+        ):
+            return
+        if self._message_since is None:
+            self._message_since = self.factory.clock.seconds()
+        if "message" not in self._timers:
+            self._later("message", self._limits.message_timeout, self._check_message)
+
+    def _check_message(self) -> None:
+        if self._message_since is None:
+            return
+        left = self._message_since + self._limits.message_timeout - self.factory.clock.seconds()
+        if left <= 0:
+            self.close(codes.MESSAGE_TIMEOUT)
+        else:
+            self._later("message", left, self._check_message)
+
+    # Writing
+
+    def send(self, *parts: Frame) -> None:
+        """Write one TEXT message, given in parts; the caller has seen that it is `writable`.
+
+        Written past Autobahn, whose ``sendMessage`` bounds what is sent by what may be
+        received, so that a frame at the cap would not fit into its envelope.
+        """
+        size = 0
+        for part in parts:
+            size += memoryview(part).nbytes
+        self.transport.write(b"".join((text_header(size), *parts)))
+        if not self.writable:
+            self.outbox.writing(size)
+
+    def deliver(self, frame: Frame) -> bool:
+        """Send a frame as a message of its own, now or after what is queued.
+
+        False, and the connection is closed, when its outbox would pass its byte budget.
+        """
+        if self.writable and not self.outbox:
+            self.send(frame)
+        elif self.outbox.would_pass_budget(frame):
+            self.backlog_full()
+        else:
+            self.outbox.push(frame)
+        return self.life is Life.SERVING
+
+    def finish(self, close: Close) -> None:
+        """Close the connection after everything that is queued."""
+        if self.writable and not self.outbox:
+            self.close(close)
+        else:
+            self.outbox.push(close)
+
+    def backlog_full(self) -> None:
+        """Close the connection, for more waits to be written to it than may."""
+        self.close(self.backlog_close, flush=False)
+
+    def pauseProducing(self) -> None:
+        """Write no more for now; called by the transport."""
+        self.writable = False
+        self._progress = self.factory.clock.seconds()
+        self._unsent = unsent_bytes(self.transport)
+        self._rearm_stall()
+
+    def resumeProducing(self) -> None:
+        """Write again, all has gone out; called by the transport."""
+        self.writable = True
+        self._cancel("stall")
+        self.outbox.written()
+        # Bytes left, so the peer has taken some: a sign of life, and the only one of a peer
+        # whose pong waits behind a long backlog.
+        self._show_progress()
+        if self._owed_pong is not None:
+            pong, self._owed_pong = self._owed_pong, None
+            self.sendPong(pong)
+        self._pump()
+        if self.writable and self.life is Life.SERVING:
+            self._contained(self.drained)
+
+    def stopProducing(self) -> None:
+        """Do nothing; called by a transport that is about to lose its connection."""
+
+    def _pump(self) -> None:
+        """Write what is queued for as long as the transport takes it."""
+        while self.writable and self.outbox:
+            item = self.outbox.pop()
+            if not isinstance(item, Close):
+                self.send(item)
+            elif self.life is Life.SERVING:
+                self.close(item)
+            else:
+                self.outbox.clear()
+                self._send_close(item)
+
+    def _show_progress(self) -> None:
+        self._last_life = self._progress = self.factory.clock.seconds()
+        self._pinged = False
+        if self._on_life is not None:
+            self._answer_probe(True)
+
+    def _rearm_stall(self) -> None:
+        self._later("stall", self._limits.write_stall / _STALL_CHECKS, self._check_stall)
+
+    def _check_stall(self) -> None:
+        unsent = unsent_bytes(self.transport)
+        if unsent < self._unsent:
+            self._show_progress()
+        elif self.factory.clock.seconds() - self._progress >= self._limits.write_stall:
+            self.close(self.stalled_close, flush=False)
+            return
+        self._unsent = unsent
+        self._rearm_stall()
+
+    # Heartbeat
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a ping; one pong at most waits for a peer that does not read.
+
+        Autobahn's pongs pile up without bound in the transport of such a peer. A pong for the
+        latest ping is enough (RFC 6455, section 5.5.3).
+        """
+        if self.writable:
+            self.sendPong(payload)
+        else:
+            self._owed_pong = payload
+
+    def _rearm_heartbeat(self) -> None:
+        jitter = self.factory.random.uniform(1 - _HEARTBEAT_JITTER, 1 + _HEARTBEAT_JITTER)
+        self._heartbeat_interval = self._limits.heartbeat_interval * jitter
+        self._later("heartbeat", self._heartbeat_interval, self._beat)
+
+    def _beat(self) -> None:
+        """Ping a peer that has been silent for the interval.
+
+        Not one that is not being read, for its pong could not be seen; nor one that does not
+        take what is written to it, for that is what the write stall is for.
+        """
+        silent = self.factory.clock.seconds() - self._last_life
+        if not self._reading or not self.writable:
+            self._rearm_heartbeat()
+        elif silent >= self._heartbeat_interval:
+            self._pinged = True
+            self.sendPing()
+            self._later("heartbeat", self._limits.heartbeat_timeout, self._check_pong)
+        else:
+            self._later("heartbeat", self._heartbeat_interval - silent, self._beat)
+
+    def _check_pong(self) -> None:
+        if self._pinged and self._reading and self.writable:
+            self.close(codes.HEARTBEAT_TIMEOUT, flush=False)
+        else:
+            self._rearm_heartbeat()
+
+    def probe(self, answered: Callable[[bool], None]) -> None:
+        """Find out whether the peer is there: ``answered(True)`` at its first sign of life.
+
+        ``answered(False)`` when there is none within the probe timeout, or when the connection
+        ends before.
+        """
+        self._on_life = answered
+        self._later("probe", self._limits.probe_timeout, self._answer_probe, False)
+        self.sendPing()
+
+    def _answer_probe(self, alive: bool) -> None:
+        self._cancel("probe")
+        answered, self._on_life = self._on_life, None
+        if answered is not None:
+            self._contained(answered, alive)
+
+
+class RelayFactory(WebSocketServerFactory):  # type: ignore[misc]
+    """Makes the connections of one endpoint.
+
+    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, ``random``
+    spreads their heartbeats.
+    """
+
+    log: ClassVar[_Mute] = _Mute()
+    noisy = False
+
+    def __init__(
+        self,
+        protocol: Callable[[], RelayProtocol],
+        clock: IReactorTime,
+        limits: Limits,
+        ledger: Ledger,
+        max_message_bytes: int,
+        random: Random,
+    ) -> None:
+        # Autobahn wants a reactor, and imports the global one when it gets none.
+        super().__init__(server="", reactor=clock)
+        self.protocol = protocol
+        self.clock = clock
+        self.limits = limits
+        self.ledger = ledger
+        self.random = random
+        self.connections: set[RelayProtocol] = set()
+        # One call with everything: any call sets what it does not name back, silently.
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,
+            maxMessagePayloadSize=max_message_bytes,
+            # Makes the parser stop at the first violation; _fail_connection then closes politely.
+            failByDrop=True,
+            echoCloseCodeReason=True,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+            allowNullOrigin=True,
+        )
+
+    def set_send_buffer(self, descriptor: FileDescriptor) -> None:
+        """Bound what the kernel queues for a peer, as the outbox bounds what we do."""
+        size = self.limits.send_buffer
+        sock = getattr(descriptor, "socket", None)
+        if size and sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
