@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
+from twisted.application.service import IServiceCollection
+from twisted.logger import ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__
-from pyrycode_relay.logs import EventLog, Output, Writer
+from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import LISTEN_HELP, OPTIONS, ConfigurationError, Settings
 
@@ -81,31 +84,23 @@ class Options(usage.Options):
             for line in self.settings.lines():
                 sys.stdout.write(line + "\n")
             raise SystemExit(0)
-        self._log_our_way()
 
-    def _log_our_way(self) -> None:
-        """Have twistd log through our `Writer`, unless it was told to log otherwise."""
+    def writer(self) -> Writer | None:
+        """Return the log observer, or None when twistd was told to log to somewhere else.
+
+        Written where twistd would write: to ``--logfile``, or to standard output in the
+        foreground.
+        """
         twistd = self.parent
-        if twistd is None or twistd.get("logger") or twistd.get("syslog"):
-            return
-        twistd["logger"] = _writer(self.settings, twistd["logfile"], twistd["nodaemon"])
-
-
-def _writer(
-    settings: Settings, logfile: str | None, foreground: bool
-) -> Callable[[], Writer]:
-    """Return what makes the log observer: twistd calls it once, before it starts anything."""
-
-    def make() -> Writer:
-        output: Output = sys.stdout
-        if logfile not in (None, "", "-") or not foreground:
-            rotating = LogFile.fromFullPath(logfile or "twistd.log")
+        if twistd is None or twistd["logger"] or twistd["syslog"]:
+            return None
+        name, output = twistd["logfile"], sys.stdout
+        if name not in {None, "", "-"} or not twistd["nodaemon"]:
+            rotating = LogFile.fromFullPath(name or "twistd.log")
             # What twistd does itself when it makes the log.
             signal.signal(signal.SIGUSR1, lambda *_: rotating.rotate())
             output = rotating
-        return Writer(output, settings.log_level, settings.log_json)
-
-    return make
+        return Writer(output, self.settings.log_level, self.settings.log_json)
 
 
 def makeService(options: Options) -> RelayService:
@@ -114,12 +109,21 @@ def makeService(options: Options) -> RelayService:
 
     settings = options.settings
     service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])  # type: ignore[attr-defined]
+    service.writer = options.writer()
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
     return service
 
 
 class _Process(RelayService):
     """The relay as a process of its own."""
+
+    writer: Writer | None = None
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Join twistd's application, and have it log through our writer."""
+        if self.writer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.writer)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Open the listeners; one that cannot be opened ends the process with a sentence."""
