@@ -1,11 +1,9 @@
-"""A daemon that answers every phone: prints who speaks, and sends the message back in capitals.
+"""A daemon: prints what each phone says, and sends it back in capitals."""
 
-    python examples/daemon.py [URL] [SERVER_ID]
-"""
-
+import argparse
 import asyncio
+import contextlib
 import json
-import sys
 
 from websockets.asyncio.client import connect
 
@@ -26,8 +24,9 @@ async def main(url: str, server_id: str) -> None:
 
 
 if __name__ == "__main__":
-    url, server_id = (sys.argv[1:] + ["ws://127.0.0.1:8080", "demo"][len(sys.argv) - 1 :])[:2]
-    try:
-        asyncio.run(main(url, server_id))
-    except KeyboardInterrupt:
-        pass
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("url", nargs="?", default="ws://127.0.0.1:8080")
+    options.add_argument("server_id", nargs="?", default="demo")
+    given = options.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main(given.url, given.server_id))

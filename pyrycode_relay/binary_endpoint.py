@@ -12,7 +12,7 @@ from autobahn.websocket.types import ConnectionDeny
 
 from pyrycode_relay import codes, headers
 from pyrycode_relay.codes import Close
-from pyrycode_relay.envelope import PUSH_WAKE, Envelope, EnvelopeError, PushWake, unwrap
+from pyrycode_relay.envelope import Envelope, EnvelopeError, PushWake, unwrap
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE
@@ -104,7 +104,7 @@ class BinaryProtocol(RelayProtocol):
         if self.slot is not None:
             self.slot.drain()
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
         """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
         slot = self.slot
         if slot is None:
@@ -135,7 +135,7 @@ class BinaryProtocol(RelayProtocol):
             event, server_id=self.server_id, remote=self.remote, reason=reason
         )
 
-    def ended(self, close_code: int, reason: str) -> None:
+    def ended(self, close_code: int, reason: str) -> None:  # noqa: ARG002
         """Release the slot, if this connection still holds it."""
         slot, self.slot = self.slot, None
         if slot is not None and self._exchange.registry.release(slot, self):
@@ -169,9 +169,7 @@ class Contests:
     def _decide(self, incumbent: BinaryProtocol, alive: bool) -> None:
         """Tell the newcomers, those that are still there, in the order in which they came."""
         present = [
-            newcomer
-            for newcomer in self._waiting.pop(incumbent)
-            if newcomer.life is Life.SERVING
+            newcomer for newcomer in self._waiting.pop(incumbent) if newcomer.life is Life.SERVING
         ]
         if alive:
             losers = present

@@ -61,9 +61,7 @@ def _refuse_constant(name: str) -> object:
 # msgspec refuses a lone surrogate escape ("\ud800"), which RFC 8259's grammar allows. Messages
 # that carry one are scanned again by the standard library, which accepts them. Numbers are only
 # scanned: `len` stands in for int and float, so a huge one costs nothing.
-_scan = json.JSONDecoder(
-    parse_int=len, parse_float=len, parse_constant=_refuse_constant
-).raw_decode
+_scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
 _WHITESPACE: Final = " \t\n\r"
 
 
@@ -128,11 +126,16 @@ def unwrap(message: bytes) -> Envelope | PushWake:
         if conn_id is UNSET and fields.push_wake is not UNSET:
             return PUSH_WAKE
         raise EnvelopeError("conn_id is missing or empty")
-    if frame is UNSET or memoryview(frame) == b"null":
+    if frame is UNSET or _is_null(frame):
         if code is UNSET:
             raise EnvelopeError("neither frame nor close_code")
         return Envelope(conn_id, None, _code(code))
     return Envelope(conn_id, frame, None if code is UNSET else _code(code))
+
+
+def _is_null(frame: msgspec.Raw) -> bool:
+    view = memoryview(frame)
+    return len(view) == 4 and bytes(view) == b"null"
 
 
 def _code(code: int) -> int:

@@ -7,8 +7,8 @@ them over: bytes decoded as latin-1, one character a byte.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 SERVER_ID: Final = "x-pyrycode-server"
 VERSION: Final = "x-pyrycode-version"
@@ -90,14 +90,16 @@ def gate_phone_v2(headers: Mapping[str, str]) -> None:
         raise HeaderError(f"{TOKEN} is too long")
 
 
-Gate = Callable[[Mapping[str, str]], None]
+Gate: TypeAlias = Callable[[Mapping[str, str]], None]
+Fields: TypeAlias = Sequence[tuple[bytes, Sequence[bytes]]]
+"""A header block: lower-case names, each with its values in the order in which they stand."""
 
 
-def check_block(fields: list[tuple[bytes, list[bytes]]]) -> None:
-    """Refuse a header block that could mean one thing here and another to a later parser.
+def check_block(fields: Fields) -> None:
+    r"""Refuse a header block that could mean one thing here and another to a later parser.
 
     ``fields`` are (lower-case name, values) pairs. Raises `HeaderError` for a control byte in
-    any value, for a ``\\x85`` that is not part of well-formed UTF-8 in a device name, and for a
+    any value, for a ``\x85`` that is not part of well-formed UTF-8 in a device name, and for a
     routing header that stands more than once.
     """
     single = {name.encode() for name in SINGLE}

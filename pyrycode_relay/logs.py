@@ -65,8 +65,11 @@ class EventLog:
         if event.floods and not self._buckets.take((event, fields.get("remote"))):
             return
         self._log.emit(
-            _TWISTED_LEVELS[event.level], "{text}", text=_text(event.label, fields),
-            relay_event=event.label, relay_fields=fields,
+            _TWISTED_LEVELS[event.level],
+            "{text}",
+            text=_text(event.label, fields),
+            relay_event=event.label,
+            relay_fields=fields,
         )
 
 

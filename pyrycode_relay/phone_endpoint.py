@@ -64,9 +64,7 @@ class PhoneProtocol(RelayProtocol):
         exchange = self._exchange
         outcome = exchange.registry.register(self.server_id, self)
         if isinstance(outcome, Refusal):
-            exchange.observer.saw(
-                _REFUSED[outcome], server_id=self.server_id, remote=self.remote
-            )
+            exchange.observer.saw(_REFUSED[outcome], server_id=self.server_id, remote=self.remote)
             self.close(outcome.value)
             return
         self.phone = outcome.phone
@@ -79,7 +77,7 @@ class PhoneProtocol(RelayProtocol):
             remote=self.remote,
         )
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
         """Send a message that is one JSON value on to the binary; close the phone otherwise."""
         phone = self.phone
         if phone is None or phone.directed:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from autobahn import websocket
 from twisted.application.service import Service
@@ -61,7 +61,7 @@ class RelayService(Service):
         self._clock: IReactorTime = reactor
         self._started = self._clock.seconds()
         self._observers = tuple(observers)
-        self._random = random or Random()
+        self._random = random or Random()  # noqa: S311 - spreads load, no secret
         limits = settings.limits
         self.exchange = Exchange(self._clock, limits, self, self._random)
         binaries = BinaryFactory(self.exchange)
@@ -125,7 +125,7 @@ class RelayService(Service):
             raise ListenError("the endpoint did not answer at once")
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
-        return cast(IListeningPort, outcome[0])
+        return outcome[0]
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -163,7 +163,7 @@ class RelayService(Service):
         self._dismiss(phones, 0, middle)
         self._dismiss(binaries, middle, spread)
         deadline = self._clock.seconds() + limits.drain_timeout
-        closed = [maybeDeferred(port.stopListening) for port in self.ports]
+        closed: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in self.ports]
         self.ports.clear()
         emptied: Deferred[None] = Deferred()
         self._await_end(deadline, emptied)
@@ -209,7 +209,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _address(port: IListeningPort) -> str:
-    host = port.getHost()
+    host: Any = port.getHost()
     if hasattr(host, "port"):
         return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
     return str(getattr(host, "name", host))

@@ -124,53 +124,117 @@ LISTEN_HELP: Final = (
 )
 
 OPTIONS: Final = (
-    Option("grace", SECONDS_OR_NONE, "30",
-           "Seconds a server-id stays held when its binary has dropped: long enough to restart "
-           "a daemon or change networks."),
-    Option("on-reclaim", RECLAIM, "evict",
-           "What happens to the phones when their binary comes back. evict: they are closed "
-           "4404 and redial, right for daemons that keep a secret session for each connection. "
-           "keep: they stay and get what was held."),
-    Option("max-phones", COUNT, "16",
-           "Phones for each server-id: more than one person owns, few enough to bound what a "
-           "leaked id costs."),
-    Option("max-message-bytes", BYTES, "262144",
-           "Bytes of payload of one message; a binary may send 4096 more, for the envelope."),
-    Option("outbox-bytes", BYTES, "4194304",
-           "Bytes that may wait for one phone, each frame counting its length + 64: a burst of "
-           "hundreds of frames fits. Past it the phone is closed 1011."),
-    Option("hold-bytes", BYTES, "1048576",
-           "Bytes of one phone that are held while its binary is slow or absent. Past it the "
-           "phone's socket is not read, so nothing is lost."),
-    Option("memory-budget", BYTES, "268435456",
-           "Bytes of all queues together (256M is the default). Past it the connection with the "
-           "largest queue is closed 1011."),
-    Option("send-buffer", BYTES_OR_NONE, "131072",
-           "Bytes the kernel may queue for one connection (it doubles the number); 0 leaves the "
-           "size to the kernel, which goes up to several megabytes."),
-    Option("write-stall", SECONDS, "30",
-           "Seconds in which a peer must take at least some of what waits for it."),
-    Option("message-timeout", SECONDS, "30",
-           "Seconds from a message's first byte to its last; between messages there is no "
-           "limit."),
-    Option("heartbeat-interval", SECONDS, "30",
-           "Seconds of silence after which a peer is pinged, give or take 10 %: below the idle "
-           "time-outs of common NATs."),
-    Option("heartbeat-timeout", SECONDS, "30",
-           "Seconds in which a pinged peer must show a sign of life: a phone may be changing "
-           "networks."),
-    Option("probe-timeout", SECONDS, "10",
-           "Seconds a binary has to answer when another one claims its server-id."),
-    Option("close-timeout", SECONDS, "5",
-           "Seconds for a polite close; then the socket is aborted. A slow link needs a few."),
-    Option("header-timeout", SECONDS, "5",
-           "Seconds for a complete request, so that no one holds a socket by dribbling headers."),
-    Option("drain-timeout", SECONDS, "10",
-           "Seconds from SIGTERM to the end of the process; must be below the service manager's "
-           "own limit."),
+    Option(
+        "grace",
+        SECONDS_OR_NONE,
+        "30",
+        "Seconds a server-id stays held when its binary has dropped: long enough to restart "
+        "a daemon or change networks.",
+    ),
+    Option(
+        "on-reclaim",
+        RECLAIM,
+        "evict",
+        "What happens to the phones when their binary comes back. evict: they are closed "
+        "4404 and redial, right for daemons that keep a secret session for each connection. "
+        "keep: they stay and get what was held.",
+    ),
+    Option(
+        "max-phones",
+        COUNT,
+        "16",
+        "Phones for each server-id: more than one person owns, few enough to bound what a "
+        "leaked id costs.",
+    ),
+    Option(
+        "max-message-bytes",
+        BYTES,
+        "262144",
+        "Bytes of payload of one message; a binary may send 4096 more, for the envelope.",
+    ),
+    Option(
+        "outbox-bytes",
+        BYTES,
+        "4194304",
+        "Bytes that may wait for one phone, each frame counting its length + 64: a burst of "
+        "hundreds of frames fits. Past it the phone is closed 1011.",
+    ),
+    Option(
+        "hold-bytes",
+        BYTES,
+        "1048576",
+        "Bytes of one phone that are held while its binary is slow or absent. Past it the "
+        "phone's socket is not read, so nothing is lost.",
+    ),
+    Option(
+        "memory-budget",
+        BYTES,
+        "268435456",
+        "Bytes of all queues together (256M is the default). Past it the connection with the "
+        "largest queue is closed 1011.",
+    ),
+    Option(
+        "send-buffer",
+        BYTES_OR_NONE,
+        "131072",
+        "Bytes the kernel may queue for one connection (it doubles the number); 0 leaves the "
+        "size to the kernel, which goes up to several megabytes.",
+    ),
+    Option(
+        "write-stall",
+        SECONDS,
+        "30",
+        "Seconds in which a peer must take at least some of what waits for it.",
+    ),
+    Option(
+        "message-timeout",
+        SECONDS,
+        "30",
+        "Seconds from a message's first byte to its last; between messages there is no limit.",
+    ),
+    Option(
+        "heartbeat-interval",
+        SECONDS,
+        "30",
+        "Seconds of silence after which a peer is pinged, give or take 10 %: below the idle "
+        "time-outs of common NATs.",
+    ),
+    Option(
+        "heartbeat-timeout",
+        SECONDS,
+        "30",
+        "Seconds in which a pinged peer must show a sign of life: a phone may be changing "
+        "networks.",
+    ),
+    Option(
+        "probe-timeout",
+        SECONDS,
+        "10",
+        "Seconds a binary has to answer when another one claims its server-id.",
+    ),
+    Option(
+        "close-timeout",
+        SECONDS,
+        "5",
+        "Seconds for a polite close; then the socket is aborted. A slow link needs a few.",
+    ),
+    Option(
+        "header-timeout",
+        SECONDS,
+        "5",
+        "Seconds for a complete request, so that no one holds a socket by dribbling headers.",
+    ),
+    Option(
+        "drain-timeout",
+        SECONDS,
+        "10",
+        "Seconds from SIGTERM to the end of the process; must be below the service manager's "
+        "own limit.",
+    ),
     Option("log-format", FORMAT, "text", "Lines for people (text) or for machines (json)."),
-    Option("log-level", LEVEL, "info", "The quietest level that is logged: debug, info, warn "
-           "or error."),
+    Option(
+        "log-level", LEVEL, "info", "The quietest level that is logged: debug, info, warn or error."
+    ),
 )
 
 
@@ -275,5 +339,3 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-

@@ -10,19 +10,20 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
 
 from pyrycode_relay import headers
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.headers import Gate, HeaderError
+from pyrycode_relay.headers import Fields, Gate, HeaderError
 from pyrycode_relay.wire import RelayFactory
 
 _bugs = Logger()
@@ -31,9 +32,7 @@ RETRY_AFTER: Final = 5
 """Seconds a client is asked to wait when the relay is draining: about a restart."""
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_BARE_400: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
+_BARE_400: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Handler = Callable[["RelayRequest"], None]
 
@@ -54,10 +53,11 @@ class RelayChannel(http.HTTPChannel):
     """
 
     factory: RelaySite
+    transport: Any
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; unlike twisted.web's, without starting the request's time anew."""
-        http.basic.LineReceiver.dataReceived(self, data)
+        LineReceiver.dataReceived(self, data)
 
     def allHeadersReceived(self) -> None:
         """Go on to the request. A body is never read: none of our paths takes one.
@@ -71,15 +71,13 @@ class RelayChannel(http.HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """Drop a connection whose request did not come in time."""
-        assert self.transport is not None
-        self.transport.abortConnection()
+        self.forceAbortClient()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        assert self.transport is not None
         self.transport.write(_BARE_400)
         self.loseConnection()
 
-    def lineLengthExceeded(self, line: bytes) -> None:
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         """Refuse a request with a line longer than the whole block may be."""
         self._respondToBadRequestAndDisconnect()
 
@@ -181,14 +179,16 @@ class RelaySite(http.HTTPFactory):
         self._health = health
         self._observer = observer
 
-    def buildProtocol(self, addr: IAddress | None) -> RelayChannel:  # type: ignore[override]
+    def buildProtocol(  # type: ignore[override]
+        self,
+        addr: IAddress | None,  # noqa: ARG002
+    ) -> RelayChannel:
         """Make a connection's channel."""
         channel = RelayChannel()
         channel.requestFactory = RelayRequest
         channel.factory = self
-        channel.site = self
-        channel.callLater = self.reactor.callLater
-        channel.timeOut = self.timeOut
+        channel.callLater = self.reactor.callLater  # type: ignore[assignment, method-assign]
+        channel.timeOut = self.timeOut  # type: ignore[assignment]
         return channel
 
     def startFactory(self) -> None:
@@ -264,11 +264,11 @@ class RelaySite(http.HTTPFactory):
         self._hand_over(request, endpoint, dict(fields))
 
     def _hand_over(
-        self, request: RelayRequest, endpoint: Endpoint, fields: dict[bytes, list[bytes]]
+        self, request: RelayRequest, endpoint: Endpoint, fields: Mapping[bytes, Sequence[bytes]]
     ) -> None:
         channel = request.channel
         peer = channel.getPeer()
-        protocol = endpoint.factory.buildProtocol(peer)
+        protocol = endpoint.factory.connection()
         protocol.remote = remote_address(peer)
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
@@ -280,11 +280,11 @@ class RelaySite(http.HTTPFactory):
         protocol.take_over(channel, head)
 
 
-def _decoded(fields: list[tuple[bytes, list[bytes]]]) -> dict[str, str]:
+def _decoded(fields: Fields) -> dict[str, str]:
     return {name.decode("latin-1"): values[0].decode("latin-1") for name, values in fields}
 
 
-def _head(path: bytes, fields: Mapping[bytes, list[bytes]]) -> bytes:
+def _head(path: bytes, fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
     """Return the request that Autobahn gets: the handshake and what the gate looks at.
 
     Nothing else: it would check an Origin, talk about extensions and subprotocols, and split

@@ -108,7 +108,7 @@ def makeService(options: Options) -> RelayService:
     from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
 
     settings = options.settings
-    service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])  # type: ignore[attr-defined]
+    service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])
     service.writer = options.writer()
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
     return service

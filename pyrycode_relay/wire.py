@@ -17,7 +17,7 @@ import socket
 import struct
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
@@ -27,7 +27,6 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     ISSLTransport,
-    ITransport,
 )
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
@@ -60,6 +59,36 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Transport(Protocol):
+    """What a connection needs of Twisted's TCP, UNIX and TLS transports."""
+
+    protocol: object
+
+    def write(self, data: bytes, /) -> None:
+        """Write, now or later."""
+
+    def loseConnection(self) -> None:
+        """Close when everything is written."""
+
+    def loseWriteConnection(self) -> None:
+        """Close one half when everything is written; TCP and UNIX only."""
+
+    def abortConnection(self) -> None:
+        """Close now."""
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+
+    def resumeProducing(self) -> None:
+        """Start reading."""
+
+    def registerProducer(self, producer: object, streaming: bool, /) -> None:
+        """Tell ``producer`` when to pause and to resume writing."""
+
+    def unregisterProducer(self) -> None:
+        """Tell no one any more."""
+
+
 class Life(enum.Enum):
     """The stages of a connection; it only moves forward."""
 
@@ -81,18 +110,16 @@ class _Mute:
     debug = info = warn = error = critical = trace = failure = _nothing
 
 
-def refusing_bugs(
-    on_connect: Callable[Concatenate[Any, P], R],
-) -> Callable[Concatenate[Any, P], R]:
+def refusing_bugs(on_connect: Callable[P, R]) -> Callable[P, R]:
     """Make an error in ``onConnect`` a plain 500 for this request, with a traceback in the log.
 
     Autobahn itself would put the error's text into the HTTP status line.
     """
 
     @functools.wraps(on_connect)
-    def guarded(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return on_connect(self, *args, **kwargs)
+            return on_connect(*args, **kwargs)
         except ConnectionDeny:
             raise
         except Exception:
@@ -118,7 +145,7 @@ def _descriptor(transport: Any) -> FileDescriptor | None:
     return transport
 
 
-def unsent_bytes(transport: ITransport) -> int:
+def unsent_bytes(transport: Transport) -> int:
     """Return how many bytes wait in user space for the kernel to take them.
 
     Twisted tells a producer only when all has gone out. A slow reader of one large message is
@@ -131,7 +158,7 @@ def unsent_bytes(transport: ITransport) -> int:
 
 
 @implementer(IPushProducer)
-class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
+class RelayProtocol(WebSocketServerProtocol):
     """One connection, from the upgrade on. Its two subclasses are the relay's endpoints.
 
     A subclass validates the request's headers in ``onConnect`` (raising
@@ -140,8 +167,9 @@ class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     socket is gone. An error in any of them costs this connection and leaves a traceback.
     """
 
-    log: ClassVar[_Mute] = _Mute()
+    log = _Mute()
     factory: RelayFactory
+    transport: Transport  # type: ignore[assignment]
     backlog_close: ClassVar[Close]
     """With what a peer is closed that does not read what is queued for it."""
     stalled_close: ClassVar[Close]
@@ -199,19 +227,20 @@ class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         ``head`` is that request as it shall reach Autobahn. It carries no more than Autobahn
         needs: what it parses it keeps, and it splits lines at more bytes than CR LF.
         """
-        transport, channel.transport = channel.transport, None  # type: ignore[assignment]
+        transport = cast(Transport, channel.transport)
+        channel.transport = None
         # The channel would stay registered as producer of the transport, so that ours could
         # not be, and would keep its buffers alive.
         transport.unregisterProducer()
         if isinstance(transport, ProtocolWrapper):
             transport.wrappedProtocol = self  # TLS
         else:
-            transport.protocol = self  # type: ignore[attr-defined]
+            transport.protocol = self
         self.makeConnection(transport)
         # A peer may send frames right behind its request, in the same packet; the channel
         # passes what it has read and not parsed to its rawDataReceived.
         channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
-        transport.resumeProducing()  # type: ignore[attr-defined]
+        transport.resumeProducing()
         self.dataReceived(head)
 
     def connectionMade(self) -> None:
@@ -240,7 +269,10 @@ class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self.__dict__.pop(name, None)
 
     def failHandshake(
-        self, reason: str, code: int = 400, responseHeaders: object = None
+        self,
+        reason: str,  # noqa: ARG002
+        code: int = 400,
+        responseHeaders: object = None,  # noqa: ARG002
     ) -> None:
         """Answer a refused request with a bare status and close.
 
@@ -344,14 +376,14 @@ class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         # Autobahn's sendClose refuses most codes; sendCloseFrame sends them all.
         self.sendCloseFrame(code=close.code, reasonUtf8=close.reason.encode()[:123])
 
-    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
+    def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
         """Take a close frame from the peer: an answer to ours, or the end of its own wish."""
         stop: bool | None = super().onCloseFrame(code, reasonRaw)
         if self.life is Life.SERVING:
             self._leave(self.remoteCloseCode or codes.GOING_AWAY, "closed by peer")
         return stop
 
-    def _closeConnection(self, abort: bool = False) -> None:
+    def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002
         # Autobahn aborts even after a clean closing handshake, and the reset could overtake
         # what the peer has not read yet. The deadline stands behind this too.
         self.transport.loseConnection()
@@ -597,19 +629,20 @@ class RelayProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self._contained(answered, alive)
 
 
-class RelayFactory(WebSocketServerFactory):  # type: ignore[misc]
+class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
     ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, ``random``
     spreads their heartbeats.
     """
 
-    log: ClassVar[_Mute] = _Mute()
+    log = _Mute()
     noisy = False
+    protocol: type[RelayProtocol]  # type: ignore[assignment]
 
     def __init__(
         self,
-        protocol: Callable[[], RelayProtocol],
+        protocol: type[RelayProtocol],
         clock: IReactorTime,
         limits: Limits,
         ledger: Ledger,
@@ -637,6 +670,12 @@ class RelayFactory(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0,
             allowNullOrigin=True,
         )
+
+    def connection(self) -> RelayProtocol:
+        """Make a connection, which has then to `RelayProtocol.take_over` its socket."""
+        protocol = self.protocol()
+        protocol.factory = self
+        return protocol
 
     def set_send_buffer(self, descriptor: FileDescriptor) -> None:
         """Bound what the kernel queues for a peer, as the outbox bounds what we do."""

@@ -1,0 +1,47 @@
+# Two virtual environments' worth of work in one: `make run` installs what the relay and the
+# examples need, everything else what the checks need besides.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: run test pytest check format wheel clean
+
+run: $(VENV)/.run ## start the relay on LISTEN
+	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
+
+test: $(VENV)/.dev ## run the whole suite under trial, and show its branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m twisted.trial tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+pytest: $(VENV)/.dev ## run the whole suite under pytest
+	$(BIN)/pytest -q
+
+check: $(VENV)/.dev ## lint, types, the layers and the log's fields
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m twisted.trial tests.unit.test_layers
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev ## build dist/*.whl
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.*
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[examples]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.run
