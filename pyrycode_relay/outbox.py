@@ -67,7 +67,17 @@ class _Queue:
         self._ledger.settle(self, change)
 
     def clear(self) -> None:
+        """Drop everything."""
         raise NotImplementedError
+
+    def retire(self) -> None:
+        """Drop everything for good, and with it the way back to the owner.
+
+        Connections that are gone are then freed at once, not when the garbage collector next
+        looks for cycles.
+        """
+        self.clear()
+        self.on_shed = _nobody
 
 
 class Outbox(_Queue):
@@ -180,6 +190,10 @@ class Hold(_Queue):
         self.farewell = None
         if self.cost:
             self._charge(-self.cost)
+
+
+def _nobody() -> None:
+    """Stand in for the owner of a queue that has none any more."""
 
 
 def _cost(item: Frame | Close) -> int:

@@ -36,7 +36,7 @@ class PhoneProtocol(RelayProtocol):
     factory: PhoneFactory
 
     phone: Phone | None = None
-    """The phone's place; None before it is registered."""
+    """The phone's place; None before it is registered and after it has ended."""
     server_id = ""
     since = 0.0
     frames = 0
@@ -105,7 +105,7 @@ class PhoneProtocol(RelayProtocol):
 
     def ended(self, close_code: int, reason: str) -> None:
         """Give the place up, and tell the log of the finished session."""
-        phone = self.phone
+        phone, self.phone = self.phone, None
         if phone is None:
             return
         exchange = self._exchange

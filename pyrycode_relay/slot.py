@@ -121,6 +121,7 @@ class Slot:
         notice = close_notice(phone.conn_id, close_code)
         binary = self.binary
         if binary is not None and binary.writable and not phone.hold:
+            self._forget(phone)
             binary.send(notice)
             return
         self._bequeath(phone, notice)
@@ -158,7 +159,9 @@ class Slot:
         if phone.conn_id in self._departed:
             self._departed.discard(phone.conn_id)
             self._legacy -= phone.hold.cost
-        if phone.hold:
+        if phone.gone:
+            phone.hold.retire()
+        else:
             phone.hold.clear()
         if phone in self.waiting:
             self.waiting.remove(phone)
@@ -227,4 +230,5 @@ class Slot:
             self._forget(phone)
         for phone in phones:
             phone.gone = True
+            phone.hold.retire()
         return phones

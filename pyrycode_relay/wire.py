@@ -395,9 +395,11 @@ class RelayProtocol(WebSocketServerProtocol):
         self.life = Life.GONE
         for name in [*self._timers]:
             self._cancel(name)
-        self.outbox.clear()
+        self.outbox.retire()
         self.factory.connections.discard(self)
         super().connectionLost(reason)
+        # Autobahn's Deferreds have fired with this very object.
+        del self.is_closed, self.is_open
 
     # Reading
 
