@@ -36,6 +36,7 @@ class BinaryProtocol(RelayProtocol):
     """The slot this binary holds; None before its claim has succeeded and after it has ended."""
     server_id = ""
     version = ""
+    _parting: Close | None = None
 
     @property
     def _exchange(self) -> Exchange:
@@ -103,6 +104,15 @@ class BinaryProtocol(RelayProtocol):
         """Hand over what was held while this binary was slow."""
         if self.slot is not None:
             self.slot.drain()
+        if self._parting is not None:
+            self.part(self._parting)
+
+    def part(self, close: Close) -> None:
+        """Close the connection when everything held for this binary has been handed over."""
+        if self.slot is not None and self.slot.waiting:
+            self._parting = close
+        else:
+            self.close(close)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
         """Do what an envelope asks for. A malformed one is logged and dropped, no more."""

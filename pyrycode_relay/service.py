@@ -12,7 +12,7 @@ from autobahn import websocket
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, codes, headers
@@ -61,6 +61,7 @@ class RelayService(Service):
         self._clock: IReactorTime = reactor
         self._started = self._clock.seconds()
         self._observers = tuple(observers)
+        self._dismissals: list[IDelayedCall] = []
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         limits = settings.limits
         self.exchange = Exchange(self._clock, limits, self, self._random)
@@ -176,7 +177,7 @@ class RelayService(Service):
     def _dismiss(self, peers: Sequence[RelayProtocol], start: float, end: float) -> None:
         for peer in peers:
             delay = self._random.uniform(start, end)
-            self._clock.callLater(delay, peer.close, codes.SHUTTING_DOWN)
+            self._dismissals.append(self._clock.callLater(delay, peer.part, codes.SHUTTING_DOWN))
 
     def _await_end(self, deadline: float, emptied: Deferred[None]) -> None:
         """Wait until every connection has gone; at the deadline, see to it."""
@@ -194,6 +195,9 @@ class RelayService(Service):
             emptied.callback(None)
 
     def _drained(self, _: object) -> None:
+        for dismissal in self._dismissals:
+            if dismissal.active():
+                dismissal.cancel()
         self.exchange.registry.close()
         self.saw(Event.DRAINED, version=__version__)
 

@@ -74,8 +74,10 @@ class RelayChannel(http.HTTPChannel):
         self.forceAbortClient()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        self.transport.write(_BARE_400)
-        self.loseConnection()
+        # twisted.web comes here once for every further line of a block that is too long.
+        if self._abortingCall is None:
+            self.transport.write(_BARE_400)
+            self.loseConnection()
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002
         """Refuse a request with a line longer than the whole block may be."""

@@ -514,6 +514,10 @@ class RelayProtocol(WebSocketServerProtocol):
         else:
             self.outbox.push(close)
 
+    def part(self, close: Close) -> None:
+        """Close the connection when nothing is left to send to it, wherever it waits."""
+        self.close(close)
+
     def backlog_full(self) -> None:
         """Close the connection, for more waits to be written to it than may."""
         self.close(self.backlog_close, flush=False)
