@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from twisted.application.service import IServiceCollection
@@ -85,20 +85,27 @@ class Options(usage.Options):
                 sys.stdout.write(line + "\n")
             raise SystemExit(0)
 
-    def writer(self) -> Writer | None:
+    @property
+    def foreground(self) -> bool:
+        """Whether twistd stays in the foreground."""
+        return self.parent is None or bool(self.parent["nodaemon"])
+
+    def writer(self, later: Callable[..., object]) -> Writer | None:
         """Return the log observer, or None when twistd was told to log to somewhere else.
 
         Written where twistd would write: to ``--logfile``, or to standard output in the
-        foreground.
+        foreground. ``later`` runs a function in the reactor's thread.
         """
         twistd = self.parent
         if twistd is None or twistd["logger"] or twistd["syslog"]:
             return None
         name, output = twistd["logfile"], sys.stdout
-        if name not in {None, "", "-"} or not twistd["nodaemon"]:
+        if name == "-" and not self.foreground:
+            _fail(["A daemon cannot log to standard output; give --logfile=FILE or --nodaemon."])
+        if name not in {None, "", "-"} or not self.foreground:
             rotating = LogFile.fromFullPath(name or "twistd.log")
             # What twistd does itself when it makes the log.
-            signal.signal(signal.SIGUSR1, lambda *_: rotating.rotate())
+            signal.signal(signal.SIGUSR1, lambda *_: later(rotating.rotate))
             output = rotating
         return Writer(output, self.settings.log_level, self.settings.log_json)
 
@@ -109,7 +116,8 @@ def makeService(options: Options) -> RelayService:
 
     settings = options.settings
     service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])
-    service.writer = options.writer()
+    service.foreground = options.foreground
+    service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
     return service
 
@@ -117,6 +125,7 @@ def makeService(options: Options) -> RelayService:
 class _Process(RelayService):
     """The relay as a process of its own."""
 
+    foreground = True
     writer: Writer | None = None
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
@@ -130,4 +139,7 @@ class _Process(RelayService):
         try:
             super().privilegedStartService()
         except ListenError as error:
-            _fail([str(error)])
+            if self.foreground:
+                _fail([str(error)])
+            # A daemon's twistd takes the sentence to the terminal it was started from.
+            raise
