@@ -21,8 +21,10 @@ from pyrycode_relay.settings import LISTEN_HELP, OPTIONS, ConfigurationError, Se
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
+    # By the time listeners are opened, sys.stderr goes to the log.
+    stderr = sys.__stderr__ or sys.stderr
     for problem in problems:
-        sys.stderr.write(f"pyrycode-relay: {problem}\n")
+        stderr.write(f"pyrycode-relay: {problem}\n")
     raise SystemExit(2)
 
 
