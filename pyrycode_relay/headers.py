@@ -29,6 +29,8 @@ SINGLE: Final = (SERVER_ID, VERSION, TOKEN, DEVICE_NAME, USER_AGENT)
 GATED: Final = (SERVER_ID, VERSION, TOKEN, USER_AGENT)
 """Headers that the gate looks at; nothing else of a request reaches the WebSocket library."""
 
+_WHITE: Final = " \t"
+"""White space around a header's value. str.strip alone takes NBSP, a byte above 0x7F, with it."""
 _PRINTABLE: Final = frozenset(map(chr, range(0x20, 0x7F)))
 
 # What str.splitlines, and with it Autobahn's header parser, takes for the end of a line, and
@@ -42,7 +44,7 @@ class HeaderError(ValueError):
 
 
 def _required(headers: Mapping[str, str], name: str, limit: int) -> str:
-    value = headers.get(name, "").strip()
+    value = headers.get(name, "").strip(_WHITE)
     if not value:
         raise HeaderError(f"{name} is missing")
     if len(value) > limit:
@@ -58,12 +60,12 @@ def _printable(value: str, name: str) -> str:
 
 def server_id(headers: Mapping[str, str]) -> str:
     """Return the server-id of a request that passed its gate."""
-    return headers[SERVER_ID].strip()
+    return headers[SERVER_ID].strip(_WHITE)
 
 
 def version(headers: Mapping[str, str]) -> str:
     """Return the binary's version from a request that passed its gate."""
-    return headers[VERSION].strip()
+    return headers[VERSION].strip(_WHITE)
 
 
 def _gate_common(headers: Mapping[str, str]) -> None:
@@ -99,16 +101,20 @@ def check_block(fields: Fields) -> None:
     r"""Refuse a header block that could mean one thing here and another to a later parser.
 
     ``fields`` are (lower-case name, values) pairs. Raises `HeaderError` for a control byte in
-    any value, for a ``\x85`` that is not part of well-formed UTF-8 in a device name, and for a
-    routing header that stands more than once.
+    any value, for a ``\x85`` that is not part of well-formed UTF-8 in a device name, for a byte
+    above 0x7F in a server-id or version, of which Autobahn strips some, and for a routing header
+    that stands more than once.
     """
     single = {name.encode() for name in SINGLE}
+    ascii_only = {SERVER_ID.encode(), VERSION.encode()}
     for name, values in fields:
         if name in single and len(values) > 1:
             raise HeaderError("a routing header stands more than once")
         for value in values:
             if len(value.translate(None, _CONTROLS)) != len(value):
                 raise HeaderError("a header has a control byte")
+            if name in ascii_only and not value.isascii():
+                raise HeaderError("a server-id or version has a byte that is not ASCII")
             if _NEXT_LINE in value and not (name == DEVICE_NAME.encode() and _is_utf8(value)):
                 raise HeaderError("a header has a control byte")
 
