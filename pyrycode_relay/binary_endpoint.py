@@ -16,6 +16,7 @@ from pyrycode_relay.envelope import Envelope, EnvelopeError, PushWake, unwrap
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE
+from pyrycode_relay.outbox import Hold
 from pyrycode_relay.registry import Claim, Claimed, Conflict
 from pyrycode_relay.wire import Life, RelayFactory, RelayProtocol, refusing_bugs
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 class BinaryProtocol(RelayProtocol):
     """A binary's connection."""
 
-    backlog_close: ClassVar[Close] = codes.BINARY_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.BINARY_WRITE_STALLED
     factory: BinaryFactory
 
@@ -37,6 +37,7 @@ class BinaryProtocol(RelayProtocol):
     server_id = ""
     version = ""
     _parting: Close | None = None
+    _early: Hold | None = None
 
     @property
     def _exchange(self) -> Exchange:
@@ -64,9 +65,10 @@ class BinaryProtocol(RelayProtocol):
             self._contest(claim)
 
     def _contest(self, conflict: Conflict) -> None:
-        # Nothing is read of a newcomer until its claim is decided, so nothing it sends is lost.
         incumbent = cast(BinaryProtocol, conflict.incumbent)
-        self.pause_reading()
+        if self._early is None:
+            limits, ledger = self._exchange.limits, self._exchange.ledger
+            self._early = Hold(limits.hold_bytes, ledger, self.lose)
         if not self.factory.contests.join(incumbent, self):
             self.lose()
 
@@ -97,8 +99,18 @@ class BinaryProtocol(RelayProtocol):
             remote=self.remote,
         )
         exchange.dismiss(claimed.evicted, codes.RECLAIMED)
-        self.resume_reading()
         claimed.slot.drain()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take what this binary sent before its claim was decided."""
+        early, self._early = self._early, None
+        if early is None:
+            return
+        while self.slot is not None and (message := early.pop()) is not None:
+            self.onMessage(message, False)
+        early.retire()
+        self.resume_reading()
 
     def drained(self) -> None:
         """Hand over what was held while this binary was slow."""
@@ -118,6 +130,7 @@ class BinaryProtocol(RelayProtocol):
         """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
         slot = self.slot
         if slot is None:
+            self._keep_for_later(payload)
             return
         try:
             envelope = unwrap(payload)
@@ -133,6 +146,14 @@ class BinaryProtocol(RelayProtocol):
             return
         self._forward(phone, envelope)
 
+    def _keep_for_later(self, message: bytes) -> None:
+        """Hold a message until the claim is decided; past the budget read no more."""
+        early = self._early
+        if early is not None:
+            early.push(message)
+            if early.full:
+                self.pause_reading()
+
     def _forward(self, phone: Phone, envelope: Envelope) -> None:
         if envelope.frame is not None and not phone.leg.deliver(envelope.frame):
             return
@@ -147,6 +168,8 @@ class BinaryProtocol(RelayProtocol):
 
     def ended(self, close_code: int, reason: str) -> None:  # noqa: ARG002
         """Release the slot, if this connection still holds it."""
+        if self._early is not None:
+            self._early.retire()
         slot, self.slot = self.slot, None
         if slot is not None and self._exchange.registry.release(slot, self):
             self._exchange.observer.saw(Event.SERVER_RELEASED, server_id=self.server_id)

@@ -120,28 +120,30 @@ class Writer:
         if level < least:
             return
         time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
-        failure = event.get("log_failure")
-        line = self._json if self._as_json else self._plain
-        self._output.write(line(event, time, level.name.lower(), failure) + "\n")
-        self._output.flush()
-
-    def _plain(self, event: LogEvent, time: str, level: str, failure: Failure | None) -> str:
-        text = formatEvent(event).replace("\n", " ")
-        if failure is not None:
-            text += "\n" + _traceback(failure)
-        return f"{time} {level} {text}"
-
-    def _json(self, event: LogEvent, time: str, level: str, failure: Failure | None) -> str:
-        line: dict[str, object] = {"time": time, "level": level}
-        if "relay_event" in event:
-            line["event"] = event["relay_event"]
-            line.update(event["relay_fields"])
+        # Errors that Twisted's older logging takes come with a text that quotes them.
+        failure = event.get("log_failure") or event.get("failure")
+        if failure is not None and not namespace.startswith(_NAMESPACE):
+            text = "an error that nobody handled"
         else:
-            line["event"] = "message"
-            line["text"] = formatEvent(event)
+            text = formatEvent(event)
+        name = level.name.lower()
+        if self._as_json:
+            event_fields = event.get("relay_fields", {"text": text})
+            line: dict[str, object] = {"time": time, "level": name}
+            line["event"] = event.get("relay_event", "message")
+            line.update(event_fields)
+            if failure is not None:
+                line["traceback"] = _traceback(failure)
+            self._write(json.dumps(line, ensure_ascii=True))
+            return
+        text = text.replace("\n", " ")
+        self._write(f"{time} {name} {text}")
         if failure is not None:
-            line["traceback"] = _traceback(failure)
-        return json.dumps(line, ensure_ascii=True)
+            self._write(_traceback(failure))
+
+    def _write(self, line: str) -> None:
+        self._output.write(line + "\n")
+        self._output.flush()
 
 
 def _traceback(failure: Failure) -> str:

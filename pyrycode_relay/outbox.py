@@ -24,7 +24,8 @@ class Ledger:
     """The sum of all queues, and which of them is the largest.
 
     Over ``budget`` bytes the largest queue is shed, whoever added the last item: the
-    ``on_shed`` it was made with is called, and has to lower its cost.
+    ``on_shed`` it was made with is called, and has to lower its cost. A queue made without one
+    counts and is spared.
     """
 
     def __init__(self, budget: int) -> None:
@@ -37,16 +38,17 @@ class Ledger:
     def settle(self, queue: _Queue, change: int) -> None:
         """Note that the cost of ``queue`` has changed by ``change`` bytes."""
         self.total += change
-        if queue.cost:
+        if queue.cost and queue.on_shed is not None:
             self._queues.add(queue)
         else:
             self._queues.discard(queue)
         self.highest = max(self.highest, self.total)
-        while change > 0 and self.total > self.budget:
+        while change > 0 and self.total > self.budget and self._queues:
             largest = max(self._queues, key=lambda each: each.cost)
             before = largest.cost
             self.shed += 1
-            largest.on_shed()
+            if largest.on_shed is not None:
+                largest.on_shed()
             if largest.cost >= before:
                 # Whatever on_shed failed to do, the budget holds.
                 largest.clear()
@@ -57,7 +59,7 @@ class _Queue:
 
     __slots__ = ("__weakref__", "_ledger", "cost", "on_shed")
 
-    def __init__(self, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         self._ledger = ledger
         self.on_shed = on_shed
         self.cost = 0
@@ -77,7 +79,7 @@ class _Queue:
         looks for cycles.
         """
         self.clear()
-        self.on_shed = _nobody
+        self.on_shed = None
 
 
 class Outbox(_Queue):
@@ -88,7 +90,7 @@ class Outbox(_Queue):
 
     __slots__ = ("_items", "_writing", "budget")
 
-    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         super().__init__(ledger, on_shed)
         self.budget = budget
         self._items: deque[Frame | Close] = deque()
@@ -108,6 +110,12 @@ class Outbox(_Queue):
         """
         self._items.append(item)
         self._charge(_cost(item))
+
+    @property
+    def close(self) -> Close | None:
+        """The close that stands at the end, if there is one."""
+        last = self._items[-1] if self._items else None
+        return last if isinstance(last, Close) else None
 
     def pop(self) -> Frame | Close:
         """Take the next item. Raises `IndexError` when there is none."""
@@ -143,7 +151,7 @@ class Hold(_Queue):
 
     __slots__ = ("_frames", "_low", "budget", "farewell")
 
-    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None]) -> None:
+    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         super().__init__(ledger, on_shed)
         self.budget = budget
         self._low = budget // 2
@@ -190,10 +198,6 @@ class Hold(_Queue):
         self.farewell = None
         if self.cost:
             self._charge(-self.cost)
-
-
-def _nobody() -> None:
-    """Stand in for the owner of a queue that has none any more."""
 
 
 def _cost(item: Frame | Close) -> int:

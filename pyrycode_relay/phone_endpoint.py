@@ -31,7 +31,7 @@ _REFUSED = {
 class PhoneProtocol(RelayProtocol):
     """A phone's connection."""
 
-    backlog_close: ClassVar[Close] = codes.PHONE_BACKLOG_FULL
+    backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
     factory: PhoneFactory
 
@@ -118,7 +118,7 @@ class PhoneProtocol(RelayProtocol):
             duration=round(exchange.clock.seconds() - self.since, 3),
             frames=self.frames,
             bytes=self.octets,
-            reason="closed by binary" if phone.directed else reason,
+            reason=reason,
         )
 
 

@@ -61,6 +61,7 @@ class RelayService(Service):
         self._clock: IReactorTime = reactor
         self._started = self._clock.seconds()
         self._observers = tuple(observers)
+        self._aborted = 0
         self._dismissals: list[IDelayedCall] = []
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         limits = settings.limits
@@ -180,16 +181,24 @@ class RelayService(Service):
             self._dismissals.append(self._clock.callLater(delay, peer.part, codes.SHUTTING_DOWN))
 
     def _await_end(self, deadline: float, emptied: Deferred[None]) -> None:
-        """Wait until every connection has gone; at the deadline, see to it."""
-        open_channels = [*self.site.channels]
-        for channel in open_channels:
-            # Nobody waits for a request that has not come.
-            channel.forceAbortClient()
+        """Wait until every connection has gone; near the deadline, see to it."""
+        limits = self.settings.limits
+        left = deadline - self._clock.seconds()
         peers = [*self._connections(self._phones), *self._connections(self._binaries)]
-        if self._clock.seconds() >= deadline:
+        channels = [*self.site.channels]
+        if left <= min(limits.close_timeout, limits.drain_timeout * _DRAIN_SHARE):
             for peer in peers:
+                # Those that still wait for what is held for them.
+                peer.close(codes.SHUTTING_DOWN, flush=False)
+        if left <= 0:
+            for peer in peers:
+                self._aborted += 1
                 peer.abort()
-        if peers or open_channels:
+        if not peers or left <= 0:
+            for channel in channels:
+                # Nobody waits for a request that has not come.
+                channel.forceAbortClient()
+        if peers or channels:
             self._clock.callLater(_POLL, self._await_end, deadline, emptied)
         else:
             emptied.callback(None)
@@ -199,7 +208,7 @@ class RelayService(Service):
             if dismissal.active():
                 dismissal.cancel()
         self.exchange.registry.close()
-        self.saw(Event.DRAINED, version=__version__)
+        self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
 
 
 def _counts(binaries: Sequence[object], phones: Sequence[object]) -> str:

@@ -32,6 +32,8 @@ RETRY_AFTER: Final = 5
 """Seconds a client is asked to wait when the relay is draining: about a restart."""
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_PHRASES: Final = {426: b"Upgrade Required"}
+"""Status phrases that twisted.web does not know."""
 _BARE_400: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Handler = Callable[["RelayRequest"], None]
@@ -48,8 +50,8 @@ class Readiness(Enum):
 class RelayChannel(http.HTTPChannel):
     """One HTTP connection, until it is upgraded or closed.
 
-    A request must be complete within the header timeout, counted from the connection's (or the
-    last answer's) start: twisted.web starts the time anew with every byte.
+    A request must be complete within the header timeout, counted from the connection's start:
+    twisted.web starts the time anew with every byte.
     """
 
     factory: RelaySite
@@ -65,9 +67,12 @@ class RelayChannel(http.HTTPChannel):
         twisted.web would keep it in memory, or in a file when it is large.
         """
         request = self.requests[-1]
-        self.persistent = self.checkPersistence(request, self._version) and self.length == 0
+        request.has_body = self.length != 0
         self.length = 0
         request.gotLength(0)
+        # One request a connection: answers to a client that pipelines and does not read would
+        # pile up, for twisted.web goes on reading while it answers at once.
+        self.persistent = False
 
     def timeoutConnection(self) -> None:
         """Drop a connection whose request did not come in time."""
@@ -119,6 +124,7 @@ class RelayRequest(http.Request):
     """One request, handled by the exact path it names."""
 
     channel: RelayChannel
+    has_body = False
 
     def process(self) -> None:
         """Answer; an error costs this request and leaves a traceback."""
@@ -130,16 +136,15 @@ class RelayRequest(http.Request):
                 self.refuse(500)
 
     def refuse(self, status: int, extra: Mapping[bytes, bytes] | None = None) -> None:
-        """Answer with a status, an empty body and the end of the connection."""
+        """Answer with a status and an empty body."""
         for name, value in (extra or {}).items():
             self.setHeader(name, value)
-        self.setHeader(b"Connection", b"close")
-        self.channel.persistent = False
         self.answer(status, b"")
 
     def answer(self, status: int, body: bytes) -> None:
-        """Answer with a status and a body."""
-        self.setResponseCode(status)
+        """Answer with a status, a body and the end of the connection."""
+        self.setResponseCode(status, _PHRASES.get(status))
+        self.setHeader(b"Connection", b"close")
         self.setHeader(b"Date", http.datetimeToString())
         self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(b"" if self.method == b"HEAD" else body)
@@ -317,11 +322,14 @@ def _single(request: http.Request, name: str) -> bytes | None:
     return values[0] if len(values) == 1 else None
 
 
-def _handshake_problem(request: http.Request) -> tuple[int, dict[bytes, bytes]] | None:
+def _handshake_problem(request: RelayRequest) -> tuple[int, dict[bytes, bytes]] | None:
     """Return how to refuse a request that is no WebSocket handshake (RFC 6455, section 4.2.1)."""
     if request.method != b"GET":
         return 405, {b"Allow": b"GET"}
     if request.clientproto != b"HTTP/1.1" or _single(request, "host") is None:
+        return 400, {}
+    if request.has_body:
+        # Whatever stands before us might take it for a body, and we for frames.
         return 400, {}
     upgrade = {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13"}
     if "websocket" not in _tokens(request, "upgrade"):

@@ -83,7 +83,6 @@ class Slot:
         self.phones: dict[str, Phone] = {}
         self.waiting: deque[Phone] = deque()
         """The phones with something held, in the order in which they are next."""
-        self.dropped_farewells = 0
         self._limits = limits
         self._ledger = ledger
         self._keeps = limits.on_reclaim is OnReclaim.KEEP
@@ -137,22 +136,18 @@ class Slot:
     def _bequeath(self, phone: Phone, notice: bytes) -> None:
         hold = phone.hold
         was_waiting = bool(hold)
-        hold.on_shed = lambda: self._drop_legacy(phone)
+        hold.on_shed = lambda: self._forget(phone)
         hold.say_farewell(notice)
         if not hold:
             return  # the memory budget took it at once
         if self._legacy + hold.cost > self._legacy_budget:
-            self.dropped_farewells += 1
-            self._forget(phone)
-            return
+            # Its frames are too much to keep; that it has gone is not.
+            hold.clear()
+            hold.say_farewell(notice)
         self._legacy += hold.cost
         self._departed.add(phone.conn_id)
         if not was_waiting:
             self.waiting.append(phone)
-
-    def _drop_legacy(self, phone: Phone) -> None:
-        self.dropped_farewells += 1
-        self._forget(phone)
 
     def _forget(self, phone: Phone) -> None:
         """Drop whatever is held of a phone that has gone."""

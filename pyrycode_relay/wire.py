@@ -11,10 +11,13 @@ end connections without a close frame; what they did is done here on the clock t
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import fcntl
 import functools
 import socket
 import struct
+import termios
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
@@ -46,14 +49,25 @@ _bugs = Logger()
 _TEXT_FINAL: Final = 0x81
 _pack_16: Final = struct.Struct("!BBH").pack
 _pack_64: Final = struct.Struct("!BBQ").pack
+_INT: Final = struct.Struct("i")
 _MAX_7_BIT: Final = 125
 _MAX_16_BIT: Final = 0xFFFF
 
 _HEARTBEAT_JITTER: Final = 0.1
 """Spread of the heartbeat interval, so that connections that came together do not ping together."""
 
+_ROUNDING: Final = 0.001
+"""Seconds by which a deadline may be early: sums of floats are, and a timer for the rest of one
+that is next to nothing would go off again in the same instant."""
+
 _STALL_CHECKS: Final = 4
-"""How often within the write-stall time a blocked connection is looked at for progress."""
+"""How often within the write-stall time a connection that was written to is looked at."""
+
+_MORE_CODES: Final = frozenset({1014})
+"""Close codes that IANA has registered and Autobahn does not know."""
+
+DIRECTED: Final = "closed by binary"
+"""Why a phone was closed, for the log: its binary asked for it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,15 +160,28 @@ def _descriptor(transport: Any) -> FileDescriptor | None:
 
 
 def unsent_bytes(transport: Transport) -> int:
-    """Return how many bytes wait in user space for the kernel to take them.
-
-    Twisted tells a producer only when all has gone out. A slow reader of one large message is
-    still a reader, and this count is the only place where that shows.
-    """
+    """Return how many bytes wait in user space for the kernel to take them."""
     low = _descriptor(transport)
     if low is None:
         return 0
     return len(low.dataBuffer) - low.offset + low._tempDataLen
+
+
+def untaken_bytes(transport: Transport) -> int:
+    """Return how many bytes the peer has not acknowledged, in user space and in the kernel.
+
+    Twisted tells a producer only when all has gone out, and the kernel asks for more only when
+    a good part of its buffer is free. A slow reader is still a reader, and this count is the
+    only place where that shows.
+    """
+    low = _descriptor(transport)
+    sock = getattr(low, "socket", None)
+    if low is None or sock is None:
+        return 0
+    in_kernel = bytearray(_INT.size)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
+    return unsent_bytes(transport) + int(_INT.unpack(in_kernel)[0])
 
 
 @implementer(IPushProducer)
@@ -170,8 +197,9 @@ class RelayProtocol(WebSocketServerProtocol):
     log = _Mute()
     factory: RelayFactory
     transport: Transport  # type: ignore[assignment]
-    backlog_close: ClassVar[Close]
-    """With what a peer is closed that does not read what is queued for it."""
+    backlog_close: ClassVar[Close | None] = None
+    """With what a peer is closed that does not read what is queued for it. None where nothing is
+    queued: such a connection never has more than one message under way."""
     stalled_close: ClassVar[Close]
     """With what a peer is closed that reads nothing at all for the write-stall time."""
 
@@ -184,6 +212,9 @@ class RelayProtocol(WebSocketServerProtocol):
         self.writable = True
         self._reading = True
         self._owed_pong: bytes | None = None
+        self._written = 0
+        self._taken = 0
+        self._progress = 0.0
         self._on_life: Callable[[bool], None] | None = None
         self._timers: dict[str, IDelayedCall] = {}
 
@@ -249,7 +280,11 @@ class RelayProtocol(WebSocketServerProtocol):
         self._last_life = clock.seconds()
         self._message_since: float | None = None
         self._pinged = False
-        self.outbox = Outbox(self._limits.outbox_bytes, self.factory.ledger, self.backlog_full)
+        self.outbox = Outbox(
+            self._limits.outbox_bytes,
+            self.factory.ledger,
+            self.backlog_full if self.backlog_close else None,
+        )
         self.factory.connections.add(self)
         low = _descriptor(self.transport)
         if low is not None:
@@ -307,17 +342,18 @@ class RelayProtocol(WebSocketServerProtocol):
 
         A close frame, then nothing of the stream is looked at any more: its framing cannot be
         trusted. Autobahn would either drop the socket, so that the peer sees 1006, or
-        (``failByDrop=False``) parse on and keep what it parses.
+        (``failByDrop=False``) parse on and keep what it parses. It may come here again with
+        what is left of the bytes at hand; the first violation counts.
         """
-        if self.life is not Life.SERVING:
-            self.failedByMe = True
-            self.abort()
+        if self.failedByMe:
             return
         self.failedByMe = True
-        self._leave(code, "protocol error")
-        self.outbox.clear()
-        self._send_close(Close(code, reason))
-        self._half_close()
+        if self.life is Life.SERVING:
+            self._leave(code, "protocol error")
+            self.outbox.clear()
+            self._send_close(Close(code, reason))
+        if not self.outbox:
+            self._half_close()
 
     def _half_close(self) -> None:
         """Tell the peer that no more will come, and let it close.
@@ -343,6 +379,11 @@ class RelayProtocol(WebSocketServerProtocol):
         aborted when all that, and the peer's answer, takes longer than the close timeout.
         """
         if self.life is not Life.SERVING:
+            return
+        first = self.outbox.close
+        if flush and first is not None:
+            # A directive waits behind the queued frames; it was first.
+            self._leave(first.code, DIRECTED)
             return
         self._leave(close.code, reason or close.reason or "closed by relay")
         if flush and self.outbox:
@@ -378,9 +419,14 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
         """Take a close frame from the peer: an answer to ours, or the end of its own wish."""
-        stop: bool | None = super().onCloseFrame(code, reasonRaw)
+        known = code
+        if code in _MORE_CODES:
+            self.sendCloseFrame(code=code, isReply=True)
+            known = codes.NORMAL
+        stop: bool | None = super().onCloseFrame(known, reasonRaw)
         if self.life is Life.SERVING:
-            self._leave(self.remoteCloseCode or codes.GOING_AWAY, "closed by peer")
+            sent = code if code in _MORE_CODES else self.remoteCloseCode
+            self._leave(sent or codes.GOING_AWAY, "closed by peer")
         return stop
 
     def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002
@@ -406,14 +452,39 @@ class RelayProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the socket."""
         self._last_life = self.factory.clock.seconds()
-        self._pinged = False
+        if self._pinged:
+            self._rearm_heartbeat()
         if self._on_life is not None:
             self._answer_probe(True)
         if self.failedByMe:
             return
         self.data += data
-        self.consumeData()
+        self._contained(self.consumeData)
         self._watch_message()
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Begin a message."""
+        self.message_is_binary = isBinary
+        self._message: bytes | bytearray = b""
+        self.message_data_total_length = 0
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Add to a message.
+
+        Autobahn keeps a list of pieces, which can be of one byte each, or of none: 26 times the
+        memory of the message.
+        """
+        if self.failedByMe or not payload:
+            return
+        if not self._message:
+            self._message = payload
+            return
+        if isinstance(self._message, bytes):
+            self._message = bytearray(self._message)
+        self._message += payload
+
+    def onMessageFrameEnd(self) -> None:
+        """Do nothing: the frame's payload is in the message already."""
 
     def onFrameEnd(self) -> bool | None:
         """Finish a frame; between messages the message deadline starts anew with the next."""
@@ -428,11 +499,10 @@ class RelayProtocol(WebSocketServerProtocol):
         Autobahn's own builds a Deferred for each message, takes binary messages for UTF-8
         unseen, and hands on what comes after a close.
         """
-        parts, self.message_data = self.message_data, []
+        payload, self._message = bytes(self._message), b""
         self._message_since = None
         if self.life is not Life.SERVING:
             return
-        payload = parts[0] if len(parts) == 1 else b"".join(parts)
         if self.message_is_binary:
             try:
                 payload.decode()
@@ -453,7 +523,8 @@ class RelayProtocol(WebSocketServerProtocol):
         if not self._reading:
             self._reading = True
             self._last_life = self.factory.clock.seconds()
-            self._pinged = False
+            if self._pinged:
+                self._rearm_heartbeat()
             self.transport.resumeProducing()
             self._watch_message()
 
@@ -474,7 +545,7 @@ class RelayProtocol(WebSocketServerProtocol):
         if self._message_since is None:
             return
         left = self._message_since + self._limits.message_timeout - self.factory.clock.seconds()
-        if left <= 0:
+        if left <= _ROUNDING:
             self.close(codes.MESSAGE_TIMEOUT)
         else:
             self._later("message", left, self._check_message)
@@ -490,9 +561,14 @@ class RelayProtocol(WebSocketServerProtocol):
         size = 0
         for part in parts:
             size += memoryview(part).nbytes
-        self.transport.write(b"".join((text_header(size), *parts)))
+        message = b"".join((text_header(size), *parts))
+        self._written += len(message)
+        self.transport.write(message)
         if not self.writable:
             self.outbox.writing(size)
+        if "stall" not in self._timers:
+            self._progress = self.factory.clock.seconds()
+            self._rearm_stall()
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame as a message of its own, now or after what is queued.
@@ -510,7 +586,7 @@ class RelayProtocol(WebSocketServerProtocol):
     def finish(self, close: Close) -> None:
         """Close the connection after everything that is queued."""
         if self.writable and not self.outbox:
-            self.close(close)
+            self.close(close, reason=DIRECTED)
         else:
             self.outbox.push(close)
 
@@ -520,27 +596,27 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def backlog_full(self) -> None:
         """Close the connection, for more waits to be written to it than may."""
-        self.close(self.backlog_close, flush=False)
+        assert self.backlog_close is not None  # noqa: S101 - else nothing is ever queued
+        waiting = self.outbox.close
+        if self.life is Life.CLOSING and waiting is not None:
+            self.outbox.clear()
+            self._send_close(waiting)
+        else:
+            self.close(self.backlog_close, flush=False)
 
     def pauseProducing(self) -> None:
-        """Write no more for now; called by the transport."""
+        """Write no more for now; called by the transport, by TCP with every further write."""
         self.writable = False
-        self._progress = self.factory.clock.seconds()
-        self._unsent = unsent_bytes(self.transport)
-        self._rearm_stall()
 
     def resumeProducing(self) -> None:
         """Write again, all has gone out; called by the transport."""
         self.writable = True
-        self._cancel("stall")
         self.outbox.written()
-        # Bytes left, so the peer has taken some: a sign of life, and the only one of a peer
-        # whose pong waits behind a long backlog.
-        self._show_progress()
+        self._show_life()
         if self._owed_pong is not None:
             pong, self._owed_pong = self._owed_pong, None
             self.sendPong(pong)
-        self._pump()
+        self._contained(self._pump)
         if self.writable and self.life is Life.SERVING:
             self._contained(self.drained)
 
@@ -554,29 +630,44 @@ class RelayProtocol(WebSocketServerProtocol):
             if not isinstance(item, Close):
                 self.send(item)
             elif self.life is Life.SERVING:
-                self.close(item)
+                self.close(item, reason=DIRECTED)
             else:
-                self.outbox.clear()
                 self._send_close(item)
 
-    def _show_progress(self) -> None:
-        self._last_life = self._progress = self.factory.clock.seconds()
-        self._pinged = False
-        if self._on_life is not None:
-            self._answer_probe(True)
-
     def _rearm_stall(self) -> None:
+        """Plan the next look; one timer serves all that is written in the meantime."""
         self._later("stall", self._limits.write_stall / _STALL_CHECKS, self._check_stall)
 
     def _check_stall(self) -> None:
-        unsent = unsent_bytes(self.transport)
-        if unsent < self._unsent:
-            self._show_progress()
-        elif self.factory.clock.seconds() - self._progress >= self._limits.write_stall:
-            self.close(self.stalled_close, flush=False)
+        """Close a peer that has taken nothing of what waits for it for the write-stall time."""
+        self._look()
+        if not unsent_bytes(self.transport):
             return
-        self._unsent = unsent
-        self._rearm_stall()
+        idle = self.factory.clock.seconds() - self._progress
+        if idle < self._limits.write_stall - _ROUNDING:
+            self._rearm_stall()
+        else:
+            self.close(self.stalled_close, flush=False)
+
+    def _look(self) -> None:
+        """See what the peer has taken since the last look.
+
+        While something is left for it to take that is a sign of life, and the only one of a
+        peer whose pong waits behind a long backlog. When all is taken it has the ping too.
+        """
+        untaken = untaken_bytes(self.transport)
+        before, self._taken = self._taken, self._written - untaken
+        if self._taken > before:
+            self._progress = self.factory.clock.seconds()
+            if untaken:
+                self._show_life()
+
+    def _show_life(self) -> None:
+        self._last_life = self._progress = self.factory.clock.seconds()
+        if self._pinged:
+            self._rearm_heartbeat()
+        if self._on_life is not None:
+            self._answer_probe(True)
 
     # Heartbeat
 
@@ -592,6 +683,7 @@ class RelayProtocol(WebSocketServerProtocol):
             self._owed_pong = payload
 
     def _rearm_heartbeat(self) -> None:
+        self._pinged = False
         jitter = self.factory.random.uniform(1 - _HEARTBEAT_JITTER, 1 + _HEARTBEAT_JITTER)
         self._heartbeat_interval = self._limits.heartbeat_interval * jitter
         self._later("heartbeat", self._heartbeat_interval, self._beat)
@@ -605,7 +697,8 @@ class RelayProtocol(WebSocketServerProtocol):
         silent = self.factory.clock.seconds() - self._last_life
         if not self._reading or not self.writable:
             self._rearm_heartbeat()
-        elif silent >= self._heartbeat_interval:
+        elif silent >= self._heartbeat_interval - _ROUNDING:
+            self._look()
             self._pinged = True
             self.sendPing()
             self._later("heartbeat", self._limits.heartbeat_timeout, self._check_pong)
@@ -613,6 +706,7 @@ class RelayProtocol(WebSocketServerProtocol):
             self._later("heartbeat", self._heartbeat_interval - silent, self._beat)
 
     def _check_pong(self) -> None:
+        self._look()
         if self._pinged and self._reading and self.writable:
             self.close(codes.HEARTBEAT_TIMEOUT, flush=False)
         else:
@@ -624,9 +718,14 @@ class RelayProtocol(WebSocketServerProtocol):
         ``answered(False)`` when there is none within the probe timeout, or when the connection
         ends before.
         """
+        self._look()
         self._on_life = answered
-        self._later("probe", self._limits.probe_timeout, self._answer_probe, False)
+        self._later("probe", self._limits.probe_timeout, self._probe_over)
         self.sendPing()
+
+    def _probe_over(self) -> None:
+        self._look()
+        self._answer_probe(False)
 
     def _answer_probe(self, alive: bool) -> None:
         self._cancel("probe")
