@@ -1,0 +1,381 @@
+"""Flow control: every buffer has a number, and a slow peer costs itself alone (section 5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from websockets.frames import Opcode
+
+from pyrycode_relay.limits import OnReclaim
+from tests.wire.harness import Binary, Client, WireTest, frame
+
+TRANSPORT = 65_536
+"""Bytes that Twisted's transport takes before it says stop."""
+
+
+def text_of(size: int, number: int = 0) -> str:
+    """Return a JSON text of ``size`` bytes that begins with a number."""
+    return '"' + f"{number:06}" + "x" * (size - 8) + '"'
+
+
+class OutboxTest(WireTest):
+    """What waits for a phone."""
+
+    limits: ClassVar = {"outbox_bytes": 100_000}
+
+    def stalled(self) -> tuple[Binary, Client]:
+        """Return a daemon and a phone that reads nothing, with its transport full."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        binary.forward(phone, text_of(TRANSPORT))
+        return binary, phone
+
+    def test_exact_budget(self) -> None:
+        """Each item costs its length + 64; the one being written counts; the budget can be met."""
+        binary, phone = self.stalled()
+        left = 100_000 - (TRANSPORT + 64)
+        binary.forward(phone, text_of(left - 64))
+        self.assertEqual(self.relay.queued, 100_000)
+        self.assertEqual(binary.notices, [])
+        binary.forward(phone, "1")
+        self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
+
+    def test_small_frames_cost_too(self) -> None:
+        """Tiny frames are not free: 64 bytes each."""
+        binary, phone = self.stalled()
+        count = 0
+        while not binary.notices:
+            binary.forward(phone, "1")
+            count += 1
+        self.assertEqual(count, (100_000 - TRANSPORT - 64) // 65 + 1)
+
+    def test_burst_to_a_reader(self) -> None:
+        """A burst far over the budget passes to a phone that reads."""
+        binary, phone = self.relay.pair()
+        for number in range(100):
+            binary.forward(phone, text_of(5_000, number))
+        self.assertEqual(len(phone.messages), 100)
+        self.assertIsNone(phone.closed)
+
+    def test_slow_reader_gets_everything(self) -> None:
+        """A phone that reads slowly gets everything in order."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading(1_000)
+        for number in range(28):
+            binary.forward(phone, text_of(5_000, number))
+        for _ in range(150):
+            phone.socket.window = 1_000
+            phone.read(1_000)
+            self.relay.advance(0.125)
+        self.assertEqual([int(each[1:7]) for each in phone.messages], list(range(28)))
+        self.assertEqual(self.relay.queued, 0)
+
+    def test_nobody_else_is_slowed(self) -> None:
+        """While one phone is stalled its daemon and its siblings are as fast as ever."""
+        binary, phone = self.stalled()
+        sibling = self.relay.phone()
+        for number in range(50):
+            sibling.text(str(number))
+            binary.forward(sibling, str(number))
+        self.assertEqual(binary.data_from(sibling), list(range(50)))
+        self.assertEqual(len(sibling.messages), 50)
+        phone.send(frame(1, b"1"))
+        self.assertEqual(binary.data_from(phone), [1])
+
+    def test_close_flushes_what_is_queued(self) -> None:
+        """A phone's mistake closes it after what was queued for it."""
+        binary, phone = self.stalled()
+        binary.forward(phone, text_of(10_000, 1))
+        phone.send(frame(1, b"oops"))
+        self.assertEqual(binary.notices, [(phone.conn_id, 1007)])
+        self.relay.advance(2)
+        phone.resume_reading()
+        self.assertEqual(len(phone.messages), 2)
+        self.assertEqual(phone.closed, (1007, "frame is not valid JSON"))
+        self.assertTrue(phone.gone)
+
+    def test_nothing_after_the_close_is_queued(self) -> None:
+        """While a phone is closing, envelopes for it are for nobody and cost nothing."""
+        binary, phone = self.stalled()
+        binary.forward(phone, text_of(1_000, 1))
+        phone.send(frame(1, b"oops"))
+        before = self.relay.queued
+        for _ in range(100):
+            binary.forward(phone, text_of(1_000, 2))
+        self.assertEqual(self.relay.queued, before)
+        phone.resume_reading()
+        self.assertEqual(len(phone.messages), 2)
+
+    def test_closing_phone_sends_on(self) -> None:
+        """What a closing phone still sends is read and dropped, and costs no memory."""
+        binary, phone = self.stalled()
+        binary.forward(phone, text_of(1_000, 1))
+        phone.send(frame(1, b"oops"))
+        for _ in range(50):
+            phone.send(frame(1, b"1") + frame(9, b"x" * 125))
+        self.assertEqual(binary.data_from(phone), [])
+        self.assertLess(self.relay.queued, 100_000)
+
+
+class WriteStallTest(WireTest):
+    """How long a peer may take nothing."""
+
+    def test_with_progress(self) -> None:
+        """A peer that takes a little now and again is no stalled one, however slow."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        for number in range(10):
+            binary.forward(phone, text_of(20_000, number))
+        for _ in range(20):
+            self.relay.advance(7)
+            phone.socket.window = 200
+            phone.read(200)
+        self.assertEqual(binary.notices, [])
+        phone.resume_reading()
+        self.assertEqual(len(phone.messages), 10)
+
+    def test_progress_ends(self) -> None:
+        """The time counts from the last progress."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        for number in range(10):
+            binary.forward(phone, text_of(20_000, number))
+        self.relay.advance(20)
+        phone.socket.window = 200
+        phone.read(200)
+        self.relay.advance(29)
+        self.assertEqual(binary.notices, [])
+        self.relay.advance(9)
+        self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
+
+    def test_trickling_frames_do_not_hide_it(self) -> None:
+        """New frames queued for a stalled phone, or its own pings, are no progress of it."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        binary.forward(phone, text_of(70_000))
+        for _ in range(31):
+            self.relay.advance(1)
+            binary.forward(phone, "1")
+            phone.send(frame(9, b"x"))
+        self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
+
+    def test_drained_peer_has_no_deadline(self) -> None:
+        """A peer that has taken everything is under no write deadline."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        binary.forward(phone, text_of(70_000))
+        self.relay.advance(29)
+        phone.resume_reading()
+        self.relay.advance(120)
+        self.assertIsNone(phone.closed)
+
+
+class HoldTest(WireTest):
+    """What is held of phones while their daemon is slow."""
+
+    limits: ClassVar = {"hold_bytes": 20_000}
+
+    def test_only_its_own_phones_are_paused(self) -> None:
+        """A slow daemon slows its own phones by not reading them, and nobody else."""
+        slow, phone = self.relay.binary("slow"), self.relay.phone("slow")
+        quick, other = self.relay.binary("quick"), self.relay.phone("quick")
+        slow.stop_reading()
+        for number in range(60):
+            phone.text(text_of(5_000, number))
+            other.text(text_of(5_000, number))
+        self.assertGreater(len(phone.socket.inbound), 50_000)
+        self.assertEqual(len(other.socket.inbound), 0)
+        self.assertEqual(len(quick.data_from(other)), 60)
+        self.assertLess(self.relay.queued, 20_000 + 2 * TRANSPORT)
+
+    def test_resumes(self) -> None:
+        """When the daemon reads again everything arrives, in order, once."""
+        binary, phone = self.relay.pair()
+        binary.stop_reading()
+        for number in range(60):
+            phone.text(text_of(5_000, number))
+        binary.resume_reading()
+        self.assertEqual([int(each[:6]) for each in binary.data_from(phone)], list(range(60)))
+        self.assertEqual(len(phone.socket.inbound), 0)
+        self.assertEqual(self.relay.queued, 0)
+
+    def test_quiet_phone_is_read(self) -> None:
+        """A phone within its own budget is read on while a sibling's is used up."""
+        binary = self.relay.binary()
+        talker, quiet = self.relay.phone(), self.relay.phone()
+        binary.stop_reading()
+        for _ in range(60):
+            talker.text(text_of(5_000))
+        quiet.text("1")
+        quiet.ping(b"there?")
+        self.assertGreater(len(talker.socket.inbound), 0)
+        self.assertEqual(len(quiet.socket.inbound), 0)
+        self.assertEqual(quiet.count(Opcode.PONG), 1)
+        binary.resume_reading()
+        self.assertEqual(binary.data_from(quiet), [1])
+
+    def test_slow_binary_still_serves_its_phones(self) -> None:
+        """A daemon that does not read can still send to its phones."""
+        binary, phone = self.relay.pair()
+        binary.stop_reading()
+        for _ in range(60):
+            phone.text(text_of(5_000))
+        binary.forward(phone, "1")
+        self.assertEqual(phone.messages, [b"1"])
+
+    def test_slow_binary_with_progress(self) -> None:
+        """A daemon that reads slowly gets everything and keeps its place."""
+        binary, phone = self.relay.pair()
+        binary.stop_reading()
+        for number in range(60):
+            phone.text(text_of(5_000, number))
+        for _ in range(400):
+            binary.socket.window = 1_000
+            binary.read(1_000)
+            self.relay.advance(1)
+        self.assertIsNone(binary.closed)
+        self.assertEqual([int(each[:6]) for each in binary.data_from(phone)], list(range(60)))
+
+    def test_stalled_binary_then_reclaim(self) -> None:
+        """A stalled daemon is dropped after 30 s, and its place can be reclaimed."""
+        binary, phone = self.relay.pair()
+        binary.stop_reading()
+        for number in range(60):
+            phone.text(text_of(5_000, number))
+        self.relay.advance(30.125)
+        self.assertEqual(self.relay.counts, (0, 1, 1))
+        self.assertIsNone(self.relay.binary().closed)
+        self.assertEqual(phone.closed, (4404, "binary reclaimed server-id"))
+
+    def test_paused_phone_is_closed_promptly(self) -> None:
+        """A phone that is not being read still gets its close, and can answer it."""
+        binary, phone = self.relay.pair()
+        binary.stop_reading()
+        for _ in range(60):
+            phone.text(text_of(5_000))
+        self.assertGreater(len(phone.socket.inbound), 0)
+        binary.direct(phone, 4401)
+        self.assertEqual(phone.closed, (4401, ""))
+        self.assertTrue(phone.gone)
+        self.assertFalse(phone.was_reset)
+
+
+class PingFloodTest(WireTest):
+    """Pings of a peer that does not read."""
+
+    def test_one_pong_waits(self) -> None:
+        """The flood fills one transport buffer; after that one pong at most waits."""
+        _, phone = self.relay.pair()
+        side = self.relay.server_side(phone)
+        phone.stop_reading()
+        for number in range(3_000):
+            phone.socket.inbound += frame(9, f"{number:0125}".encode())
+        self.relay.pump()
+        transport = side.transport
+        waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        self.assertLess(waiting, TRANSPORT + 1_000)
+        phone.resume_reading()
+        pongs = [bytes(each.data) for each in phone.frames if each.opcode is Opcode.PONG]
+        self.assertLess(len(pongs), TRANSPORT // 127 + 10)
+        self.assertEqual(int(pongs[-1]), 2_999, "the last ping is the one that is answered")
+
+    def test_one_pong_behind_a_backlog(self) -> None:
+        """Behind a backlog of frames the latest ping alone is answered, once."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        binary.forward(phone, text_of(TRANSPORT + 10))
+        for number in range(100):
+            phone.send(frame(9, str(number).encode()))
+        phone.resume_reading()
+        pongs = [bytes(each.data) for each in phone.frames if each.opcode is Opcode.PONG]
+        self.assertEqual(pongs, [b"99"])
+
+
+class MemoryBudgetTest(WireTest):
+    """All queues together."""
+
+    limits: ClassVar = {
+        "memory_budget": 400_000,
+        "outbox_bytes": 10_000_000,
+        "hold_bytes": 1_000_000,
+        "on_reclaim": OnReclaim.KEEP,
+    }
+
+    def test_largest_goes_first(self) -> None:
+        """Over the budget the connection with the largest queue is closed, whoever was last."""
+        binary = self.relay.binary()
+        large, small, last = (self.relay.phone() for _ in range(3))
+        for phone in (large, small, last):
+            phone.stop_reading()
+            binary.forward(phone, text_of(70_000))
+        binary.forward(large, text_of(100_000))
+        binary.forward(small, text_of(10_000))
+        for _ in range(8):
+            binary.forward(last, text_of(10_000))
+        self.assertEqual(binary.notices, [(large.conn_id, 1011)])
+        self.assertLessEqual(self.relay.queued, 400_000)
+        large.resume_reading()
+        self.assertEqual(large.closed, (1011, "phone backlog full"))
+        for phone in (small, last):
+            phone.resume_reading()
+            self.assertIsNone(phone.closed)
+
+    def test_held_frames_count(self) -> None:
+        """What is held for an absent daemon counts, and the largest queue's phone is closed."""
+        old, talker = self.relay.pair()
+        quiet = self.relay.phone()
+        old.reset()
+        quiet.text("1")
+        for _ in range(50):
+            if talker.closed:
+                break
+            talker.text(text_of(10_000))
+        self.assertEqual(talker.closed, (1011, "phone backlog full"))
+        self.assertIsNone(quiet.closed)
+        self.assertLess(self.relay.queued, 1_000)
+        new = self.relay.binary()
+        self.assertEqual(new.data_from(quiet), [1])
+        self.assertEqual(new.data_from(talker), [])
+
+    def test_never_over_the_budget(self) -> None:
+        """However many phones of however many daemons, the sum stays within the budget."""
+        for number in range(6):
+            binary = self.relay.binary(str(number))
+            for _ in range(4):
+                phone = self.relay.phone(str(number))
+                phone.stop_reading()
+                for _ in range(6):
+                    binary.forward(phone, text_of(30_000))
+                    self.assertLessEqual(self.relay.queued, 400_000)
+        self.assertEqual(self.relay.counts[0], 6, "no daemon is lost")
+        self.assertLessEqual(self.relay.service.exchange.ledger.highest, 400_000 + 30_064)
+
+    def test_nothing_stays_on_the_books(self) -> None:
+        """When all is delivered or gone, the sum is nought."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        for _ in range(5):
+            binary.forward(phone, text_of(30_000))
+        self.assertGreater(self.relay.queued, 0)
+        phone.reset()
+        self.assertEqual(self.relay.queued, 0)
+
+
+class SharedFateTest(WireTest):
+    """What becomes of one connection is no other one's business."""
+
+    def test_many_bad_phones(self) -> None:
+        """Phones that violate, stall, flood or vanish leave their daemon and siblings alone."""
+        binary, good = self.relay.pair()
+        for bad in (
+            frame(3), frame(1, b"oops"), frame(1, b"\xff"), b"\x00" * 1000, frame(8, b"\x03\xe9"),
+            frame(1, b"", length=1 << 62),
+        ):  # fmt: skip
+            self.relay.phone().send(bad)
+        self.relay.phone().reset()
+        good.text("1")
+        binary.forward(good, "2")
+        self.assertEqual(binary.data_from(good), [1])
+        self.assertEqual(good.messages, [b"2"])
+        self.assertEqual(len(binary.notices), 7)
+        self.assertEqual(self.relay.counts, (1, 0, 1))
