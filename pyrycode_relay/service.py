@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -13,6 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, codes, headers
@@ -23,6 +25,8 @@ from pyrycode_relay.phone_endpoint import PhoneFactory
 from pyrycode_relay.settings import Settings
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
+
+_log = Logger()
 
 DRAIN_PACE: Final = 0.005
 """Seconds of the drain for each connection: 200 peers are told to go in a second, so that they
@@ -165,7 +169,11 @@ class RelayService(Service):
         self._dismiss(phones, 0, middle)
         self._dismiss(binaries, middle, spread)
         deadline = self._clock.seconds() + limits.drain_timeout
-        closed: list[Deferred[Any]] = [maybeDeferred(port.stopListening) for port in self.ports]
+        closed: list[Deferred[Any]] = [
+            # One that fails, say because its UNIX socket's file is gone, must not end the drain.
+            maybeDeferred(port.stopListening).addErrback(_log_close_failure)
+            for port in self.ports
+        ]
         self.ports.clear()
         emptied: Deferred[None] = Deferred()
         self._await_end(deadline, emptied)
@@ -211,6 +219,10 @@ class RelayService(Service):
         self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
 
 
+def _log_close_failure(failure: Failure) -> None:
+    _log.failure("a listener did not close cleanly", failure)
+
+
 def _counts(binaries: Sequence[object], phones: Sequence[object]) -> str:
     return f"{len(binaries)} binaries and {len(phones)} phones are told to go"
 
@@ -225,7 +237,8 @@ def _address(port: IListeningPort) -> str:
     host: Any = port.getHost()
     if hasattr(host, "port"):
         return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
-    return str(getattr(host, "name", host))
+    name = getattr(host, "name", host)
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
 
 
 def handle_signals(stop: Callable[[], None], later: Callable[..., object]) -> None:
