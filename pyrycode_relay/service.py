@@ -26,7 +26,7 @@ from pyrycode_relay.settings import Settings
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
 
-_log = Logger()
+_bugs = Logger()
 
 DRAIN_PACE: Final = 0.005
 """Seconds of the drain for each connection: 200 peers are told to go in a second, so that they
@@ -220,7 +220,7 @@ class RelayService(Service):
 
 
 def _log_close_failure(failure: Failure) -> None:
-    _log.failure("a listener did not close cleanly", failure)
+    _bugs.failure("a listener did not close cleanly", failure)
 
 
 def _counts(binaries: Sequence[object], phones: Sequence[object]) -> str:

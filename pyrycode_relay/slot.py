@@ -50,7 +50,7 @@ class PhoneLeg(Protocol):
 class Phone:
     """A phone's place in a slot."""
 
-    __slots__ = ("conn_id", "directed", "gone", "handed_to", "hold", "leg", "prefix", "slot")
+    __slots__ = ("conn_id", "directed", "gone", "hold", "leg", "prefix", "slot")
 
     def __init__(self, slot: Slot, conn_id: str, leg: PhoneLeg, hold: Hold) -> None:
         self.slot = slot
@@ -58,8 +58,6 @@ class Phone:
         self.leg = leg
         self.hold = hold
         self.prefix = data_prefix(conn_id)
-        self.handed_to = slot.binary
-        """The binary that knows of this phone: the only one that gets its close notice."""
         self.directed = False
         """Whether the binary has asked for this phone's closing."""
         self.gone = False
@@ -68,6 +66,7 @@ class Phone:
         """Bring a frame (one JSON value) on its way to the binary, now or held."""
         slot = self.slot
         binary = slot.binary
+        # What waits goes first, even if a frame should come in while it is being sent.
         if binary is not None and binary.writable and not slot.waiting:
             binary.send(self.prefix, frame, SUFFIX)
         else:
@@ -126,12 +125,12 @@ class Slot:
         self._bequeath(phone, notice)
 
     def _owes_notice(self, phone: Phone) -> bool:
-        if phone.directed:
-            return False
-        if self.binary is None:
-            # The next binary is handed what this phone leaves behind, or was never told of it.
-            return self._keeps
-        return self.binary is phone.handed_to
+        """Whether the binary that is there, or the next one, has to hear that ``phone`` is gone.
+
+        A phone that still has its place was registered with the binary that is there, or handed
+        to it. The next binary is handed phones under ``keep`` only.
+        """
+        return not phone.directed and (self.binary is not None or self._keeps)
 
     def _bequeath(self, phone: Phone, notice: bytes) -> None:
         hold = phone.hold
@@ -200,14 +199,10 @@ class Slot:
         """Give the slot to ``binary``; return the phones that have to go because of that.
 
         Those have lost their places already and leave nothing behind. Under ``keep`` none has
-        to go, and all phones, those that left something behind too, are handed to ``binary``.
+        to go: all phones, and what others left behind, are handed to ``binary``.
         """
         self.binary = binary
-        if self._keeps:
-            for phone in (*self.phones.values(), *self.waiting):
-                phone.handed_to = binary
-            return []
-        return self.clear()
+        return [] if self._keeps else self.clear()
 
     def detach(self) -> None:
         """Leave the slot without a binary: its grace begins."""

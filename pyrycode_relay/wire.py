@@ -500,7 +500,6 @@ class RelayProtocol(WebSocketServerProtocol):
         unseen, and hands on what comes after a close.
         """
         payload, self._message = bytes(self._message), b""
-        self._message_since = None
         if self.life is not Life.SERVING:
             return
         if self.message_is_binary:
