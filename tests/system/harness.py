@@ -1,0 +1,548 @@
+"""What the system tests share: the relay as a child process, and what speaks to it.
+
+The relay is the installed package, started as an operator starts it. Its log goes to a file. The
+peers are the ``websockets`` library, and bare sockets where a peer shall break rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+ROOT = Path(__file__).resolve().parents[2]
+TWISTD = Path(sys.executable).with_name("twistd")
+
+DEADLINE = 30.0
+"""Seconds after which something that was to happen will not: generous, for slow machines."""
+
+Address = tuple[str, int] | str
+"""A host and a port, or the path of a UNIX socket."""
+
+
+def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without what could change the relay.
+
+    When coverage is measured, a child's data goes where the configuration file is, for it runs
+    in a directory that is removed.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONPATH" and not name.startswith(("PYRYCODE_RELAY_", "LISTEN_"))
+    }
+    if "COVERAGE_PROCESS_START" in kept:
+        config = ROOT / kept["COVERAGE_PROCESS_START"]
+        kept["COVERAGE_PROCESS_START"] = str(config)
+        kept.setdefault("COVERAGE_FILE", str(config.with_name(".coverage")))
+    return kept | dict(more or {})
+
+
+def eventually(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) -> Any:
+    """Return the first true value of ``holds``; fail when there is none before the deadline."""
+    end = time.monotonic() + deadline
+    while not (value := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+async def soon(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) -> Any:
+    """Do as `eventually` does, and let other tasks run meanwhile."""
+    end = time.monotonic() + deadline
+    while not (value := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}")
+        await asyncio.sleep(0.02)
+    return value
+
+
+def dial(address: Address, receive_buffer: int | None = None) -> socket.socket:
+    """Return a connected socket, every operation of which has a deadline."""
+    unix = isinstance(address, str)
+    family = socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family)
+    sock.settimeout(DEADLINE)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Return everything until the peer closes or resets the connection."""
+    parts = []
+    try:
+        while part := sock.recv(65536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def fetch(address: Address, path: str) -> tuple[int, bytes]:
+    """Return status and body of a GET request."""
+    with dial(address) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+class Child:
+    """A child process with its output and its errors in files."""
+
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        self.directory = directory
+        self._output = Path(tempfile.mkstemp(dir=directory, suffix=".out")[1])
+        self._errors = self._output.with_suffix(".err")
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [str(each) for each in arguments],
+                cwd=directory,
+                env=clean_environment(environment),
+                stdout=output,
+                stderr=errors,
+                **{"stdin": subprocess.DEVNULL, **more},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def output(self) -> str:
+        """Return what the child has written to its standard output."""
+        return self._output.read_text(encoding="utf-8")
+
+    def errors(self) -> str:
+        """Return what the child has written to its standard error output."""
+        return self._errors.read_text(encoding="utf-8")
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, deadline: float = DEADLINE) -> int:
+        """Return the exit status, negative for a signal."""
+        return self.process.wait(deadline)
+
+    def kill(self) -> None:
+        """End the child, whatever it does."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Relay(Child):
+    """``twistd pyrycode-relay`` as a child process."""
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Sequence[str],
+        *,
+        launcher: Sequence[str] = (),
+        logfile: Path | None = None,
+        **more: Any,
+    ) -> None:
+        self.logfile = logfile
+        to_file = [] if logfile is None else [f"--logfile={logfile}"]
+        twistd = [*launcher, TWISTD, "--pidfile=", "-n", *to_file, "pyrycode-relay"]
+        super().__init__(directory, [*twistd, *options], **more)
+
+    def start(self) -> Relay:
+        """Wait until the relay serves."""
+        eventually("the relay serves", self._serves)
+        return self
+
+    def _serves(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the relay has ended: {self.errors()}{self.log()}")
+        return bool(self.addresses()) and fetch(self.address, "/readyz")[0] == 200
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the relay and return its exit status."""
+        self.signal(number)
+        return self.wait()
+
+    def log(self) -> str:
+        """Return the log."""
+        if self.logfile is None:
+            return self.output()
+        return self.logfile.read_text(encoding="utf-8") if self.logfile.exists() else ""
+
+    def addresses(self) -> list[Address]:
+        """Return where the relay says that it listens."""
+        started = re.search(r'\bstarting\b.*\blisten(?:=|": )"?([^"\n]+)"?.*\n', self.log())
+        return [_address(each) for each in started[1].split(", ")] if started else []
+
+    @property
+    def address(self) -> Address:
+        """The first of the addresses."""
+        return self.addresses()[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the first address."""
+        return int(self.address[1])
+
+    @property
+    def url(self) -> str:
+        """The first address for WebSocket clients."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    def health(self) -> dict[str, Any]:
+        """Return what ``/healthz`` shows."""
+        status, body = fetch(self.address, "/healthz")
+        assert status == 200, status
+        health = json.loads(body)
+        assert isinstance(health, dict)
+        return health
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many binaries and phones are connected."""
+        health = self.health()
+        return health["connected_binaries"], health["connected_phones"]
+
+    def rss(self) -> int:
+        """Return the process's resident memory in bytes."""
+        return self._memory("VmRSS")
+
+    def peak(self) -> int:
+        """Return the most resident memory that the process ever had, in bytes."""
+        return self._memory("VmHWM")
+
+    def _memory(self, what: str) -> int:
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def bugs(self) -> list[str]:
+        """Return the log's lines that are part of a traceback or of an error's report."""
+        marks = re.compile(r'Traceback|^\s*File "|"traceback":|^\S+ error |"level": "error"')
+        return [line for line in (self.log() + self.errors()).splitlines() if marks.search(line)]
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text
+    host = host.strip("[]")
+    return ("127.0.0.1" if host in {"::", "0.0.0.0"} else host), int(port)
+
+
+class SystemTestCase(SynchronousTestCase):
+    """Tests that start processes, all of which are gone at the end.
+
+    Whatever its peers do, a relay must not have logged a traceback or an error.
+    """
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+
+    def child(self, *arguments: str | Path, **more: Any) -> Child:
+        """Start a process."""
+        child = Child(self.directory, arguments, **more)
+        self.addCleanup(child.kill)
+        return child
+
+    def python(self, program: str, *arguments: str, **more: Any) -> Child:
+        """Start one of the examples."""
+        return self.child(sys.executable, "-u", ROOT / "examples" / program, *arguments, **more)
+
+    def relay(self, *options: str, listen: str | None = "127.0.0.1:0", **more: Any) -> Relay:
+        """Start a relay and wait until it serves; with no ``listen``, the options say where."""
+        where = [] if listen is None else [f"--insecure-listen={listen}"]
+        relay = Relay(self.directory, [*where, *options], **more)
+        self.addCleanup(self._end, relay)
+        return relay.start()
+
+    def _end(self, relay: Relay) -> None:
+        if relay.process.poll() is None:
+            # Politely, so that coverage can write what it has measured.
+            relay.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                relay.wait(10)
+        relay.kill()
+        self.assertEqual([], relay.bugs(), "the relay has logged errors")
+
+    def perform(self, scenario: Coroutine[Any, Any, None], deadline: float = 90.0) -> None:
+        """Run a scenario; it fails when it is not over by the deadline."""
+        asyncio.run(asyncio.wait_for(scenario, deadline))
+
+
+def need_descriptors(count: int) -> None:
+    """Allow this process, and its children, ``count`` open files; skip where that cannot be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise SkipTest(f"needs {count} open files, and {hard} are allowed")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+# Peers that keep the rules
+
+
+def binary(relay: Relay, server_id: str, **more: Any) -> connect:
+    """Connect as a binary: to be awaited, or entered with ``async with``."""
+    return peer(
+        relay, "/v1/server", {"X-Pyrycode-Server": server_id, "X-Pyrycode-Version": "1.2.3"}, **more
+    )
+
+
+def phone(relay: Relay, server_id: str, token: str = "courier", **more: Any) -> connect:
+    """Connect as a phone: to be awaited, or entered with ``async with``."""
+    return peer(
+        relay, "/v1/client", {"X-Pyrycode-Server": server_id, "X-Pyrycode-Token": token}, **more
+    )
+
+
+def peer(relay: Relay, path: str, headers: Mapping[str, str], **more: Any) -> connect:
+    """Connect to a path. The peer reads whatever comes, and answers pings."""
+    options = {
+        "compression": None,
+        "max_size": None,
+        "max_queue": None,
+        "ping_interval": None,
+        "proxy": None,
+        "open_timeout": DEADLINE,
+        "close_timeout": DEADLINE,
+    }
+    return connect(f"{relay.url}{path}", additional_headers=headers, **{**options, **more})
+
+
+async def receive(connection: ClientConnection) -> Any:
+    """Return the next message, which is TEXT, as what its JSON means."""
+    return json.loads(await receive_text(connection))
+
+
+async def receive_text(connection: ClientConnection) -> str:
+    """Return the next message, which is TEXT, as it came."""
+    async with asyncio.timeout(DEADLINE):
+        message = await connection.recv()
+    assert isinstance(message, str), "relays send TEXT"
+    return message
+
+
+async def send(connection: ClientConnection, value: object) -> None:
+    """Send a value as JSON."""
+    async with asyncio.timeout(DEADLINE):
+        await connection.send(json.dumps(value))
+
+
+async def ending(connection: ClientConnection) -> tuple[int | None, str | None]:
+    """Return code and reason with which the connection ends."""
+    async with asyncio.timeout(DEADLINE):
+        await connection.wait_closed()
+    return connection.close_code, connection.close_reason
+
+
+async def echo(connection: ClientConnection) -> None:
+    """Send every frame back to the phone it came from, until the connection ends."""
+    with contextlib.suppress(ConnectionClosed):
+        async for message in connection:
+            if "frame" in json.loads(message):
+                await connection.send(message)
+
+
+async def round_trip(connection: ClientConnection, value: object) -> None:
+    """Send a value to an echoing binary and see it come back."""
+    await send(connection, value)
+    back = await receive(connection)
+    assert back == value, f"sent {value!r}, got {back!r}"
+
+
+@asynccontextmanager
+async def bystanders(relay: Relay, server_id: str = "bystander") -> AsyncIterator[None]:
+    """Have a phone and its binary talk meanwhile; fail as soon as they cannot any more.
+
+    What others do to the relay must not end their connections, hold up a round trip for longer
+    than the deadline, or bring them a byte that is not theirs.
+    """
+    trips = 0
+
+    async def talk(handset: ClientConnection) -> None:
+        nonlocal trips
+        while True:
+            await round_trip(handset, {"trip": trips})
+            trips += 1
+            await asyncio.sleep(0.01)
+
+    async with binary(relay, server_id) as server, phone(relay, server_id) as handset:
+        answering, talking = asyncio.create_task(echo(server)), asyncio.create_task(talk(handset))
+        try:
+            yield
+            # Two more: one of them has begun after whatever the others did.
+            enough = trips + 2
+            await soon("the bystanders go on", lambda: trips >= enough or talking.done())
+            if talking.done():
+                talking.result()
+        finally:
+            talking.cancel()
+            answering.cancel()
+
+
+# Peers that keep no rules
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    final: bool = True,
+    reserved: int = 0,
+    masked: bool = True,
+    length: int | None = None,
+) -> bytes:
+    """Return a WebSocket frame, masked with zeros; ``length`` is what it says its length is."""
+    size = len(payload) if length is None else length
+    first = final << 7 | reserved << 4 | opcode
+    bit = masked << 7
+    if size <= 125:
+        head = struct.pack("!BB", first, bit | size)
+    elif size <= 0xFFFF:
+        head = struct.pack("!BBH", first, bit | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, bit | 127, size)
+    return head + (bytes(4) if masked else b"") + payload
+
+
+def handshake(path: str, fields: Mapping[str, str | bytes]) -> bytes:
+    """Return a WebSocket request with these headers besides those of the handshake."""
+    lines = [
+        f"GET {path} HTTP/1.1".encode(),
+        b"Host: relay",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==",
+    ]
+    for name, value in fields.items():
+        lines.append(name.encode() + b": " + (value.encode() if isinstance(value, str) else value))
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def phone_fields(server_id: str, **more: str | bytes) -> dict[str, str | bytes]:
+    """Return a phone's headers; underscores in the names of more stand for hyphens."""
+    return {
+        "User-Agent": "bare",
+        "X-Pyrycode-Server": server_id,
+        "X-Pyrycode-Token": "courier",
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+
+
+def binary_fields(server_id: str) -> dict[str, str | bytes]:
+    """Return a binary's headers."""
+    return {"User-Agent": "bare", "X-Pyrycode-Server": server_id, "X-Pyrycode-Version": "1"}
+
+
+class BarePeer:
+    """A WebSocket peer on a bare socket, which does only what it is told to. It blocks."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        path: str,
+        fields: Mapping[str, str | bytes],
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.sock = dial(relay.address, receive_buffer)
+        self.sock.sendall(handshake(path, fields))
+        self._unread = b""
+        while b"\r\n\r\n" not in self._unread:
+            part = self.sock.recv(4096)
+            assert part, f"closed after {self._unread!r}"
+            self._unread += part
+        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def __enter__(self) -> BarePeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; no matter whether the relay has closed the connection meanwhile."""
+        with contextlib.suppress(ConnectionError):
+            self.sock.sendall(data)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Yield opcode and payload of what comes, until the connection ends."""
+        data = bytearray(self._unread)
+        self._unread = b""
+        while True:
+            while (cut := _cut(data)) is not None:
+                opcode, start, end = cut
+                payload = bytes(data[start:end])
+                del data[:end]
+                yield opcode, payload
+            try:
+                part = self.sock.recv(1 << 20)
+            except ConnectionError:
+                return
+            if not part:
+                return
+            data += part
+
+    def ending(self) -> tuple[int, str]:
+        """Return code and reason of the close frame that comes; 1006 when none comes."""
+        for opcode, payload in self.frames():
+            if opcode == CLOSE:
+                code = int.from_bytes(payload[:2], "big") if payload else 1005
+                return code, payload[2:].decode()
+        return 1006, ""
+
+
+def _cut(data: bytearray) -> tuple[int, int, int] | None:
+    """Return opcode, start and end of the payload of the unmasked frame that leads ``data``."""
+    if len(data) < 2:
+        return None
+    size, start = data[1], 2
+    if size > 125:
+        start = 4 if size == 126 else 10
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[2:start], "big")
+    return (data[0] & 15, start, start + size) if len(data) >= start + size else None

@@ -1,0 +1,440 @@
+"""``twistd pyrycode-relay`` as an operator sees it: options, mistakes, listeners, logs, daemons."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
+from websockets.asyncio.client import unix_connect
+
+from pyrycode_relay import __version__
+from pyrycode_relay.settings import LISTEN, OPTIONS
+from tests.system.harness import (
+    DEADLINE,
+    TWISTD,
+    BarePeer,
+    Relay,
+    SystemTestCase,
+    binary,
+    clean_environment,
+    echo,
+    eventually,
+    fetch,
+    phone_fields,
+    round_trip,
+)
+
+WRONG = {
+    "a number of seconds above 0, up to 86400": ["", "x", "0", "-1", "86401", "nan", "inf", "1s"],
+    "a number of seconds from 0 to 86400": ["", "x", "-1", "86401", "nan", "inf", "30 seconds"],
+    "a number of bytes above 0, such as 4096, 64K or 256M": ["", "0", "-1", "1.5K", "K", "64X"],
+    "a number of bytes, such as 4096 or 64K, or 0": ["", "-1", "x", "1e3", "2000G"],
+    "a whole number from 1 to 1000000": ["", "0", "-1", "1.5", "1000001", "many"],
+    "evict or keep": ["", "Evict", "both"],
+    "text or json": ["", "JSON", "xml"],
+    "debug, info, warn or error": ["", "verbose", "20"],
+}
+"""What is wrong, by what is allowed."""
+
+
+class CommandLineTestCase(SystemTestCase):
+    """Runs of the command that end by themselves."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.socket = self.directory / "s"
+        self.listen = f"--insecure-listen=unix:{self.socket}"
+
+    def twistd(
+        self,
+        *options: str,
+        twistd: Sequence[str] = ("--pidfile=", "-n"),
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        return subprocess.run(
+            [TWISTD, *twistd, "pyrycode-relay", *options],
+            cwd=self.directory,
+            env=clean_environment(environment),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    def refused(
+        self, run: subprocess.CompletedProcess[str], *patterns: str, output: bool = False
+    ) -> None:
+        """See that a run failed with one sentence for each pattern, and nothing else at all."""
+        self.assertNotIn(run.returncode, {0, -signal.SIGTERM}, run)
+        lines = run.stderr.splitlines()
+        self.assertEqual(len(lines), len(patterns), run.stderr)
+        for line, pattern in zip(lines, patterns, strict=True):
+            self.assertRegex(line, rf"\Apyrycode-relay: .*{pattern}.*\.\Z")
+        if not output:
+            self.assertEqual(run.stdout, "")
+        self.assertFalse(self.socket.exists(), "something was bound")
+
+
+class OptionTests(CommandLineTestCase):
+    """What can be asked, and what can be got wrong."""
+
+    def test_version(self) -> None:
+        """``--version`` prints the version and ends with 0."""
+        run = self.twistd("--version")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertEqual(run.stdout, f"pyrycode-relay {__version__}\n")
+
+    def test_help(self) -> None:
+        """``--help`` names every option with its default, and ends with 0."""
+        run = self.twistd("--help")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        page = " ".join(run.stdout.split())
+        for option in OPTIONS:
+            self.assertIn(f"--{option.name}=", page)
+            described = page.partition(f"--{option.name}=")[2].partition(" --")[0]
+            self.assertIn(f"[default: {option.default}]", described)
+        for name in (f"--{LISTEN}=", "--check-config", "--version", "--help"):
+            self.assertIn(name, page)
+        self.assertIn("PYRYCODE_RELAY_", page)
+
+    def test_check_config(self) -> None:
+        """``--check-config`` prints every setting as it would be used, and binds nothing."""
+        run = self.twistd(
+            self.listen,
+            "--insecure-listen=:8080",
+            "--check-config",
+            "--memory-budget=256M",
+            "--hold-bytes=64k",
+            "--outbox-bytes=1 MiB",
+            "--send-buffer=0",
+            "--grace=0",
+            "--write-stall=2.5",
+            "--on-reclaim=keep",
+            "--log-format=json",
+            "--log-level=WARN",
+        )
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        pairs = [line.split(" = ", 1) for line in run.stdout.splitlines()]
+        self.assertEqual({name for name, _ in pairs}, {each.name for each in OPTIONS} | {LISTEN})
+        listen = [value for name, value in pairs if name == LISTEN]
+        self.assertEqual(listen[0], f"unix:{self.socket}")
+        self.assertTrue(listen[1].startswith("tcp:8080:"), listen[1])
+        expected = {
+            "memory-budget": str(256 * 2**20),
+            "hold-bytes": str(64 * 2**10),
+            "outbox-bytes": str(2**20),
+            "send-buffer": "0",
+            "grace": "0",
+            "write-stall": "2.5",
+            "on-reclaim": "keep",
+            "log-format": "json",
+            "log-level": "warn",
+            "max-phones": "16",
+        }
+        self.assertEqual({k: v for k, v in pairs if k in expected}, expected)
+        self.assertFalse(self.socket.exists())
+
+    def test_what_is_printed_can_be_given(self) -> None:
+        """The settings that ``--check-config`` prints mean the same when they are given."""
+        first = self.twistd(self.listen, "--check-config")
+        given = [f"--{line.replace(' = ', '=', 1)}" for line in first.stdout.splitlines()]
+        self.assertEqual(self.twistd(*given, "--check-config").stdout, first.stdout)
+
+    def test_wrong_values(self) -> None:
+        """Every wrong value is one sentence that names option, value and what is allowed.
+
+        All sentences come at once, and nothing is bound.
+        """
+        rounds = max(map(len, WRONG.values()))
+        self.assertEqual({option.kind.allowed for option in OPTIONS}, set(WRONG))
+        for number in range(rounds):
+            values = {}
+            for option in OPTIONS:
+                wrong = WRONG[option.kind.allowed]
+                values[option.name] = wrong[number % len(wrong)]
+            run = self.twistd(self.listen, *(f"--{name}={v}" for name, v in values.items()))
+            sentences = [
+                re.escape(f"--{each.name} is {values[each.name]!r}; allowed: {each.kind.allowed}")
+                for each in OPTIONS
+            ]
+            self.refused(run, *sentences)
+
+    def test_wrong_values_in_the_environment(self) -> None:
+        """The sentence names the variable when that is where the value stands."""
+        environment = {
+            "PYRYCODE_RELAY_GRACE": "soon",
+            "PYRYCODE_RELAY_MAX_PHONES": "0",
+            "PYRYCODE_RELAY_LOG_LEVEL": "",
+            "PYRYCODE_RELAY_INSECURE_LISTEN": "tcp:x :70000",
+        }
+        run = self.twistd("--hold-bytes=none", environment=environment)
+        self.refused(
+            run,
+            "PYRYCODE_RELAY_GRACE is 'soon'",
+            "PYRYCODE_RELAY_MAX_PHONES is '0'",
+            "--hold-bytes is 'none'",
+            "PYRYCODE_RELAY_LOG_LEVEL is ''",
+            "PYRYCODE_RELAY_INSECURE_LISTEN is 'tcp:x'",
+            "PYRYCODE_RELAY_INSECURE_LISTEN is ':70000'",
+        )
+
+    def test_wrong_addresses(self) -> None:
+        """Each address that cannot be one is a sentence; so is having none."""
+        wrong = [
+            "",
+            ":",
+            ":x",
+            ":-1",
+            ":65536",
+            "127.0.0.1:",
+            "localhost",
+            "ssl:x",
+            "tcp:",
+            "[::1:8",
+        ]
+        run = self.twistd(self.listen, *(f"--insecure-listen={each}" for each in wrong))
+        self.refused(run, *(re.escape(f"--insecure-listen is {each!r}; ") for each in wrong))
+        self.refused(self.twistd(), "--insecure-listen")
+        run = self.twistd(environment={"PYRYCODE_RELAY_INSECURE_LISTEN": "  "})
+        self.refused(run, "--insecure-listen")
+
+    def test_unknown_options(self) -> None:
+        """What is no option, or lacks its value, is one sentence."""
+        self.refused(self.twistd(self.listen, "--fast"), "fast")
+        self.refused(self.twistd(self.listen, "--check-config=yes"), "check-config")
+        self.refused(self.twistd(self.listen, "--grace"), "grace")
+        self.refused(self.twistd(self.listen, "-x"), "x")
+        self.refused(self.twistd(self.listen, "now"), "'now'")
+
+    def test_environment(self) -> None:
+        """Every option can be set in the environment, and the command line wins."""
+        environment = {each.variable: each.default for each in OPTIONS}
+        environment |= {
+            "PYRYCODE_RELAY_INSECURE_LISTEN": f"unix:{self.socket} :0",
+            "PYRYCODE_RELAY_GRACE": "7",
+            "PYRYCODE_RELAY_MAX_PHONES": "3",
+        }
+        run = self.twistd("--check-config", "--max-phones=5", environment=environment)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        for line in (f"{LISTEN} = unix:{self.socket}", "grace = 7", "max-phones = 5"):
+            self.assertIn(f"{line}\n", run.stdout)
+        self.assertEqual(run.stdout.count(f"{LISTEN} = "), 2)
+        given = self.twistd("--check-config", self.listen, environment=environment)
+        self.assertEqual(given.stdout.count(f"{LISTEN} = "), 1)
+
+    def test_every_variable_is_read(self) -> None:
+        """A wrong value of each option's variable is noticed."""
+        environment = {each.variable: "?" for each in OPTIONS}
+        run = self.twistd(self.listen, environment=environment)
+        self.refused(run, *(f"{each.variable} is '\\?'; allowed: " for each in OPTIONS))
+
+
+class ListenerTests(CommandLineTestCase):
+    """Where a relay can listen, and what happens when it cannot."""
+
+    def test_a_port_in_use(self) -> None:
+        """It is one sentence with the reason; what was bound before can be bound again."""
+        first = f"--insecure-listen=unix:{self.directory}/first"
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            run = self.twistd(first, f"--insecure-listen=127.0.0.1:{port}")
+        self.refused(run, f"{port}.*: Address already in use", output=True)
+        self.assertNotIn("Traceback", run.stdout)
+        self.assertNotIn("starting", run.stdout)
+        self.relay(first)
+
+    def test_a_daemon_and_a_port_in_use(self) -> None:
+        """A daemon that cannot listen does not start; who started it is told, the log says why."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            run = self.twistd(
+                f"--insecure-listen=127.0.0.1:{port}",
+                twistd=("--pidfile=pid", "--logfile=log"),
+            )
+        self.assertNotEqual(run.returncode, 0)
+        self.assertRegex(run.stdout + run.stderr, rf"Cannot listen on .*\b{port}\b")
+        self.assertNotIn("Traceback", run.stdout + run.stderr)
+        # The daemon may still be on its way out when whoever started it has been told.
+        log, pidfile = self.directory / "log", self.directory / "pid"
+        eventually("the log says why", lambda: "Address already in use" in log.read_text())
+        eventually("the pid is forgotten", lambda: not pidfile.exists())
+        self.assertNotIn("starting", log.read_text(encoding="utf-8"))
+
+    def test_a_directory_that_is_not_there(self) -> None:
+        """A UNIX socket that cannot be made is one sentence too."""
+        run = self.twistd(f"--insecure-listen=unix:{self.directory}/none/s")
+        self.refused(run, "Cannot listen on unix:.*No such file or directory", output=True)
+
+    def test_a_unix_socket(self) -> None:
+        """Peers talk through it; it is gone with the relay."""
+        relay = self.relay(listen=f"unix:{self.socket}")
+
+        async def scenario() -> None:
+            server_headers = {"X-Pyrycode-Server": "b", "X-Pyrycode-Version": "1"}
+            phone_headers = {"X-Pyrycode-Server": "b", "X-Pyrycode-Token": "t"}
+            path, url = str(self.socket), "ws://relay/v1"
+            async with (
+                unix_connect(path, f"{url}/server", additional_headers=server_headers) as server,
+                unix_connect(path, f"{url}/client", additional_headers=phone_headers) as handset,
+            ):
+                answering = asyncio.create_task(echo(server))
+                await round_trip(handset, "through a file")
+                self.assertEqual(relay.counts(), (1, 1))
+                answering.cancel()
+
+        self.perform(scenario())
+        self.assertEqual(relay.stop(), 0)
+        self.assertIn("remote=unix", relay.log())
+        self.assertFalse(self.socket.exists())
+
+    def test_several_addresses(self) -> None:
+        """A relay on several addresses is one relay: peers of one meet those of another."""
+        relay = self.relay("--insecure-listen=127.0.0.1:0", f"--insecure-listen=unix:{self.socket}")
+        first, second, third = relay.addresses()
+        self.assertEqual(third, str(self.socket))
+        self.assertNotEqual(first, second)
+
+        async def scenario() -> None:
+            async with binary(relay, "b"):
+                for address in (first, second, third):
+                    status, body = fetch(address, "/healthz")
+                    self.assertEqual((status, json.loads(body)["connected_binaries"]), (200, 1))
+
+        self.perform(scenario())
+
+    def test_addresses_of_the_environment(self) -> None:
+        """The variable's addresses, with spaces between them, are listened on."""
+        addresses = f"127.0.0.1:0 unix:{self.socket}"
+        environment = {"PYRYCODE_RELAY_INSECURE_LISTEN": addresses}
+        relay = self.relay(listen=None, environment=environment)
+        self.assertEqual(len(relay.addresses()), 2)
+        self.assertEqual(fetch(str(self.socket), "/readyz")[0], 200)
+
+    def test_every_interface(self) -> None:
+        """``:0`` is a port of the system's choice, over IPv4 and over IPv6."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+            except OSError:
+                raise SkipTest("this machine has no IPv6") from None
+        relay = self.relay(listen=":0")
+        self.assertEqual(fetch(("127.0.0.1", relay.port), "/readyz")[0], 200)
+        self.assertEqual(fetch(("::1", relay.port), "/readyz")[0], 200)
+
+        async def scenario() -> None:
+            async with binary(relay, "b"):
+                pass
+
+        self.perform(scenario())
+        eventually("an IPv4 peer is logged", lambda: "remote=127.0.0.1" in relay.log())
+        self.assertNotIn("ffff", relay.log())
+
+    def test_ipv6_only(self) -> None:
+        """``[::1]:0`` is the loopback of IPv6."""
+        try:
+            relay = self.relay(listen="[::1]:0")
+        except AssertionError as error:
+            if "annot assign" in str(error) or "not supported" in str(error):
+                raise SkipTest("this machine has no IPv6") from None
+            raise
+        self.assertEqual(relay.address[0], "::1")
+        self.assertEqual(relay.health()["status"], "ok")
+
+    def test_a_socket_of_systemd(self) -> None:
+        """A listening socket that the service manager passes on is served."""
+        launcher = (
+            "import os, sys\n"
+            "os.dup2(int(sys.argv[1]), 3)\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "os.execv(sys.argv[2], sys.argv[2:])\n"
+        )
+        with socket.create_server(("127.0.0.1", 0)) as passed:
+            port = passed.getsockname()[1]
+            relay = self.relay(
+                listen="systemd:domain=INET:index=0",
+                launcher=(sys.executable, "-c", launcher, str(passed.fileno())),
+                environment={"LISTEN_FDS": "1", "LISTEN_FDNAMES": "relay"},
+                pass_fds=(passed.fileno(),),
+            )
+        self.assertEqual(relay.port, port)
+        with BarePeer(relay, "/v1/client", phone_fields("nobody")) as peer:
+            self.assertEqual(peer.ending(), (4404, "no server with that id"))
+
+    def test_no_socket_of_systemd(self) -> None:
+        """Without a socket to take over it is one sentence."""
+        run = self.twistd("--insecure-listen=systemd:domain=INET:index=0")
+        self.refused(run, "systemd:domain=INET:index=0", output=True)
+
+
+class ProcessTests(CommandLineTestCase):
+    """Logs in files, and daemons."""
+
+    def test_a_log_file(self) -> None:
+        """``--logfile`` has the log, all of it JSON, and SIGUSR1 rotates it."""
+        logfile = self.directory / "relay.log"
+        relay = self.relay("--log-format=json", logfile=logfile)
+        relay.signal(signal.SIGUSR1)
+        rotated = logfile.with_name("relay.log.1")
+        eventually("the log is rotated", rotated.exists)
+        self.assertEqual(relay.stop(), 0)
+        events = [
+            json.loads(line)["event"]
+            for each in (rotated, logfile)
+            for line in each.read_text(encoding="utf-8").splitlines()
+        ]
+        self.assertEqual(events, ["starting", "draining", "drained"])
+        self.assertEqual(relay.output() + relay.errors(), "")
+
+    def test_quiet_levels(self) -> None:
+        """At ``--log-level=warn`` a run without incident writes nothing."""
+        logfile = self.directory / "relay.log"
+        relay = Relay(self.directory, [self.listen, "--log-level=warn"], logfile=logfile)
+        self.addCleanup(relay.kill)
+        eventually("it serves", lambda: self.socket.exists() and self.ready())
+        self.assertEqual(relay.stop(), 0)
+        self.assertEqual(relay.log() + relay.output() + relay.errors(), "")
+
+    def ready(self) -> bool:
+        """Whether a relay behind the UNIX socket serves."""
+        with contextlib.suppress(OSError):
+            return fetch(str(self.socket), "/readyz")[0] == 200
+        return False
+
+    def test_a_daemon(self) -> None:
+        """Without ``-n`` it goes to the background, serves, and ends on SIGTERM without a trace."""
+        pidfile, logfile = self.directory / "relay.pid", self.directory / "relay.log"
+        run = self.twistd(self.listen, twistd=(f"--pidfile={pidfile}", f"--logfile={logfile}"))
+        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, "", ""))
+        pid = int(eventually("the pid is written", pidfile.read_text))
+        self.addCleanup(self.end, pid)
+        eventually("it serves", self.ready)
+        os.kill(pid, signal.SIGTERM)
+        eventually("the daemon has ended", lambda: self.ended(pid))
+        self.assertFalse(pidfile.exists())
+        self.assertFalse(self.socket.exists())
+        events = [line.split()[2] for line in logfile.read_text(encoding="utf-8").splitlines()]
+        self.assertEqual(events, ["starting", "draining", "drained"])
+
+    def ended(self, pid: int) -> bool:
+        """Whether a process that is not our child has ended; nobody may have taken note of it."""
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return status.rpartition(")")[2].split()[0] == "Z"
+
+    def end(self, pid: int) -> None:
+        """Kill a daemon that is still there."""
+        if not self.ended(pid):
+            os.kill(pid, signal.SIGKILL)
