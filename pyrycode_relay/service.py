@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from autobahn import websocket
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,7 +23,7 @@ from pyrycode_relay.binary_endpoint import BinaryFactory
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.phone_endpoint import PhoneFactory
-from pyrycode_relay.settings import Settings
+from pyrycode_relay.settings import Settings, endpoint_string
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
 
@@ -117,16 +118,21 @@ class RelayService(Service):
             try:
                 self.ports.append(self._listen(address))
             except Exception as error:
-                for port in self.ports:
-                    port.stopListening()
-                self.ports.clear()
+                self._close_ports()
                 raise ListenError(f"Cannot listen on {address}: {_cause(error)}.") from error
         super().privilegedStartService()
+
+    def _close_ports(self) -> None:
+        """Close what was opened before the reactor runs, which stopListening waits for."""
+        for port in self.ports:
+            cast(Any, port).connectionLost(Failure(CONNECTION_DONE))
+        self.ports.clear()
 
     def _listen(self, address: str) -> IListeningPort:
         # Every server endpoint of Twisted answers at once; only clients' take their time.
         outcome: list[IListeningPort | Failure] = []
-        serverFromString(self._reactor, address).listen(self.site).addBoth(outcome.append)
+        endpoint = serverFromString(self._reactor, endpoint_string(address))
+        endpoint.listen(self.site).addBoth(outcome.append)
         if not outcome:
             raise ListenError("the endpoint did not answer at once")
         if isinstance(outcome[0], Failure):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -243,7 +244,7 @@ class Settings:
     """A configuration that can be used."""
 
     listen: tuple[str, ...]
-    """Endpoint strings; an address in short form has become one."""
+    """Addresses as they were given; `endpoint_string` makes endpoints of them."""
     limits: Limits
     log_json: bool = False
     log_level: Level = Level.INFO
@@ -270,10 +271,9 @@ class Settings:
         addresses, source = list(listen), f"--{LISTEN}"
         if not addresses and LISTEN_VARIABLE in environment:
             addresses, source = environment[LISTEN_VARIABLE].split(), LISTEN_VARIABLE
-        strings = []
         for address in addresses:
             try:
-                strings.append(endpoint_string(address))
+                endpoint_string(address)
             except ValueError as error:
                 problems.append(f"{source} is {address!r}; {error}.")
         if not addresses:
@@ -281,12 +281,12 @@ class Settings:
         if problems:
             raise ConfigurationError(problems)
         log_json, log_level = values.pop("log_format"), values.pop("log_level")
-        return cls(tuple(strings), Limits(**values), log_json, log_level)
+        return cls(tuple(addresses), Limits(**values), log_json, log_level)
 
     def lines(self) -> Iterator[str]:
         """Yield the settings, one ``name = value`` a line, for people to read."""
         for address in self.listen:
-            yield f"{LISTEN} = {address}"
+            yield f"{LISTEN} = {endpoint_string(address)}"
         for field in fields(self.limits):
             value = getattr(self.limits, field.name)
             text = value.value if isinstance(value, OnReclaim) else f"{value:g}"
@@ -311,13 +311,14 @@ def _source(
 def endpoint_string(address: str) -> str:
     """Return the Twisted endpoint string for an address in short form, or the string itself.
 
-    ``:8080`` is every IPv4 and IPv6 address. Raises `ValueError` with what is allowed.
+    ``:8080`` is every IPv4 and, where there is any, IPv6 address. Raises `ValueError` with what
+    is allowed.
     """
     host, colon, port = address.rpartition(":")
     if colon and (not host or _is_ip(host)):
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):
             raise ValueError("a port is a number from 0 to 65535")
-        interface = (host.strip("[]") or "::").replace(":", r"\:")
+        interface = (host.strip("[]") or _every_interface()).replace(":", r"\:")
         return f"tcp:{int(port)}:interface={interface}:backlog={LISTEN_BACKLOG}"
     try:
         serverFromString(None, address)
@@ -328,6 +329,16 @@ def endpoint_string(address: str) -> str:
             "(tcp:, unix:, systemd:)"
         ) from error
     return address
+
+
+def _every_interface() -> str:
+    """Return the IPv6 wildcard, which takes IPv4 along, or IPv4's where there is no IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::", 0))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104 - what was asked for
+    return "::"
 
 
 def _is_ip(host: str) -> bool:

@@ -143,5 +143,8 @@ class _Process(RelayService):
         except ListenError as error:
             if self.foreground:
                 _fail([str(error)])
-            # A daemon's twistd takes the sentence to the terminal it was started from.
+            # A daemon's twistd takes an exception to the terminal it was started from, and
+            # sys.stderr is its log by now, where a traceback is of no use.
+            sys.stderr.write(f"pyrycode-relay: {error}\n")
+            sys.excepthook = lambda *_: None
             raise
