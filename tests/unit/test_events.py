@@ -1,0 +1,62 @@
+"""The events: their names and levels as the contract lists them, and which of them can flood."""
+
+from __future__ import annotations
+
+from pyrycode_relay.events import FIELDS, Event, Level
+from tests.unit.bench import Cases, cases
+
+CONTRACT = {
+    "server_claimed": Level.INFO,
+    "server_id_conflict": Level.INFO,
+    "server_id_takeover": Level.INFO,
+    "server_released": Level.INFO,
+    "server_expired": Level.INFO,
+    "phone_registered": Level.INFO,
+    "phone_register_no_server": Level.INFO,
+    "phone_register_at_cap": Level.INFO,
+    "phone_unregistered": Level.INFO,
+    "phone_frame_refused": Level.WARN,
+    "binary_envelope_refused": Level.WARN,
+    "binary_unknown_conn_id": Level.WARN,
+    "push_wake_dropped": Level.WARN,
+    "starting": Level.INFO,
+    "draining": Level.INFO,
+    "drained": Level.INFO,
+}
+FLOODING = {
+    "phone_frame_refused",
+    "binary_envelope_refused",
+    "binary_unknown_conn_id",
+    "push_wake_dropped",
+}
+BY_LABEL = {event.label: event for event in Event}
+
+
+class EventTests(Cases):
+    @cases({label: (label, level) for label, level in CONTRACT.items()})
+    def test_level(self, label: str, level: Level) -> None:
+        """An event of the contract exists, at the contract's level."""
+        self.assertIs(BY_LABEL[label].level, level)
+
+    def test_apart(self) -> None:
+        """No two events have one name, and each is named as it is called."""
+        self.assertEqual(len(BY_LABEL), len(Event.__members__))
+        self.assertEqual([event.name.lower() for event in Event], [event.label for event in Event])
+
+    @cases({event.label: (event,) for event in Event})
+    def test_floods(self, event: Event) -> None:
+        """Just those events are limited for each peer that the contract says are."""
+        self.assertEqual(event.floods, event.label in FLOODING)
+
+    def test_scanners(self) -> None:
+        """A request that the gate refuses is nothing above debug, or a scanner fills the log."""
+        self.assertEqual(Event.REQUEST_REFUSED.level, Level.DEBUG)
+
+    def test_levels_in_order(self) -> None:
+        """Levels compare by how loud they are."""
+        self.assertEqual(sorted(Level), [Level.DEBUG, Level.INFO, Level.WARN, Level.ERROR])
+
+    def test_no_name_for_secrets(self) -> None:
+        """No field could be meant for a payload, a token, a header or a query."""
+        for word in ("token", "payload", "frame_", "header", "agent", "query", "body", "message"):
+            self.assertFalse([name for name in FIELDS if word in name], word)

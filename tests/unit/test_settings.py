@@ -1,0 +1,323 @@
+"""Settings: names, units and defaults, where values come from, and how mistakes are told."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.endpoints import serverFromString
+
+from pyrycode_relay.events import Level
+from pyrycode_relay.limits import Limits, OnReclaim
+from pyrycode_relay.settings import (
+    LISTEN,
+    LISTEN_VARIABLE,
+    OPTIONS,
+    ConfigurationError,
+    Settings,
+    endpoint_string,
+)
+from tests.unit.bench import Cases, cases, examples
+
+HERE = ["127.0.0.1:0"]
+BY_NAME = {option.name: option for option in OPTIONS}
+SECONDS = [
+    "grace",
+    "write-stall",
+    "message-timeout",
+    "heartbeat-interval",
+    "heartbeat-timeout",
+    "probe-timeout",
+    "close-timeout",
+    "header-timeout",
+    "drain-timeout",
+]
+BYTES = ["max-message-bytes", "outbox-bytes", "hold-bytes", "memory-budget", "send-buffer"]
+
+
+def read(**given: str) -> Settings:
+    """Read settings from a command line with ``given`` options, and nothing else."""
+    return Settings.read(HERE, {name.replace("_", "-"): text for name, text in given.items()}, {})
+
+
+class SettingsCase(Cases):
+    def problems(
+        self,
+        given: dict[str, str],
+        environment: dict[str, str] | None = None,
+        listen: list[str] | None = None,
+    ) -> tuple[str, ...]:
+        """Return what is wrong with a configuration, which has to be refused."""
+        error = self.assertRaises(
+            ConfigurationError,
+            Settings.read,
+            HERE if listen is None else listen,
+            given,
+            environment or {},
+        )
+        self.assertEqual(str(error), "\n".join(error.problems))
+        return error.problems
+
+
+class OptionTests(SettingsCase):
+    def test_defaults(self) -> None:
+        """Nothing given is the contract's defaults, which stand in `Limits` too."""
+        self.assertEqual(read().limits, Limits())
+        self.assertEqual((read().log_json, read().log_level), (False, Level.INFO))
+
+    def test_each_limit_can_be_set(self) -> None:
+        """Each limit has an option of its name, and besides there are those of the log."""
+        names = {field.name for field in fields(Limits)} | {"log_format", "log_level"}
+        self.assertEqual({option.field for option in OPTIONS}, names)
+        self.assertEqual(len(BY_NAME), len(OPTIONS))
+
+    @cases({option.name: (option.name,) for option in OPTIONS})
+    def test_told_apart(self, name: str) -> None:
+        """Each option has a help that ends as a sentence, and its variable's name is its own."""
+        option = BY_NAME[name]
+        self.assertRegex(option.help, r"\A[A-Z].*\.\Z")
+        self.assertEqual(option.variable, "PYRYCODE_RELAY_" + name.upper().replace("-", "_"))
+
+    @cases({name: (name,) for name in SECONDS})
+    def test_seconds(self, name: str) -> None:
+        """Times are in seconds and may have fractions."""
+        for text, value in (("0.5", 0.5), ("7", 7.0), ("86400", 86400.0), ("1e1", 10.0)):
+            self.assertEqual(getattr(read(**{name: text}).limits, BY_NAME[name].field), value)
+
+    @cases({name: (name,) for name in SECONDS})
+    def test_no_seconds(self, name: str) -> None:
+        """What is no time a relay could keep is refused."""
+        for text in ("", "soon", "-1", "nan", "inf", "-inf", "86401", "30s", "1e400", "0x10"):
+            [problem] = self.problems({name: text})
+            self.assertIn(f"--{name} is {text!r}", problem)
+
+    @cases({name: (name,) for name in SECONDS if name != "grace"})
+    def test_no_time_at_all(self, name: str) -> None:
+        """A time-out of 0 would fail everything, and is refused."""
+        self.assertEqual(len(self.problems({name: "0"})), 1)
+
+    def test_no_grace(self) -> None:
+        """Grace alone may be 0."""
+        self.assertEqual(read(grace="0").limits.grace, 0)
+
+    @cases({name: (name,) for name in BYTES})
+    def test_bytes(self, name: str) -> None:
+        """Bytes may be given with a unit, in powers of 1024, whichever way it is spelt."""
+        for text, value in (
+            ("4096", 4096),
+            ("64K", 65536),
+            ("64k", 65536),
+            ("2M", 2**21),
+            ("2 MiB", 2**21),
+            ("2mb", 2**21),
+            ("1G", 2**30),
+            (" 1024 ", 1024),
+        ):
+            self.assertEqual(getattr(read(**{name: text}).limits, BY_NAME[name].field), value)
+
+    @cases({name: (name,) for name in BYTES})
+    def test_no_bytes(self, name: str) -> None:
+        """What is no number of bytes is refused."""
+        for text in ("", "much", "-1", "1.5M", "1T", "K", "9" * 30, "9" * 5000, "1e3", "inf"):
+            self.assertEqual(len(self.problems({name: text})), 1, text)
+
+    @cases({name: (name,) for name in BYTES if name != "send-buffer"})
+    def test_no_bytes_at_all(self, name: str) -> None:
+        """A budget of 0 would let nothing through, and is refused."""
+        self.assertEqual(len(self.problems({name: "0"})), 1)
+
+    def test_kernels_own_buffer(self) -> None:
+        """The send buffer alone may be 0."""
+        self.assertEqual(read(send_buffer="0").limits.send_buffer, 0)
+
+    def test_phones(self) -> None:
+        """Phones are counted in whole numbers, from 1."""
+        self.assertEqual(read(max_phones="1").limits.max_phones, 1)
+        for text in ("0", "-1", "1.5", "many", "", "1000001", "9" * 5000):
+            self.assertEqual(len(self.problems({"max-phones": text})), 1, text)
+
+    def test_reclaim(self) -> None:
+        """What happens on a reclaim is one of two words."""
+        for policy in OnReclaim:
+            self.assertIs(read(on_reclaim=policy.value).limits.on_reclaim, policy)
+        for text in ("", "drop", "Evict"):
+            self.assertEqual(
+                self.problems({"on-reclaim": text}),
+                (f"--on-reclaim is {text!r}; allowed: evict or keep.",),
+            )
+
+    def test_log(self) -> None:
+        """The log is text or JSON, from one of four levels on."""
+        self.assertTrue(read(log_format="json").log_json)
+        self.assertFalse(read(log_format="text").log_json)
+        for level in Level:
+            self.assertIs(read(log_level=level.name.lower()).log_level, level)
+        self.assertEqual(len(self.problems({"log-format": "xml", "log-level": "loud"})), 2)
+
+    @examples(200)
+    @given(st.sampled_from([*BY_NAME]), st.text(max_size=12))
+    def test_any_text(self, name: str, text: str) -> None:
+        """Any text for any option is a setting or one sentence, never another error."""
+        try:
+            read(**{name: text})
+        except ConfigurationError as error:
+            self.assertEqual(len(error.problems), 1)
+            self.assertIn(f"--{name} is {text!r}; allowed: ", error.problems[0])
+
+
+class SourceTests(SettingsCase):
+    def test_environment(self) -> None:
+        """What the command line leaves out is taken from the environment."""
+        environment = {"PYRYCODE_RELAY_GRACE": "5", "PYRYCODE_RELAY_ON_RECLAIM": "keep"}
+        limits = Settings.read(HERE, {}, environment).limits
+        self.assertEqual((limits.grace, limits.on_reclaim), (5, OnReclaim.KEEP))
+
+    def test_command_line_wins(self) -> None:
+        """What stands in both is the command line's, and the other is not even looked at."""
+        environment = {"PYRYCODE_RELAY_GRACE": "nonsense"}
+        self.assertEqual(Settings.read(HERE, {"grace": "7"}, environment).limits.grace, 7)
+
+    def test_other_variables(self) -> None:
+        """Other variables of the environment are nobody's business."""
+        self.assertEqual(Settings.read(HERE, {}, {"GRACE": "x", "PATH": "/bin"}).limits, Limits())
+
+    def test_all_at_once(self) -> None:
+        """All mistakes are told together, each with the setting, the value and what is allowed."""
+        problems = self.problems(
+            {"grace": "soon", "max-phones": "0"},
+            {"PYRYCODE_RELAY_HOLD_BYTES": "much"},
+            ["127.0.0.1:http"],
+        )
+        self.assertEqual(len(problems), 4)
+        self.assertEqual(
+            problems[:3],
+            (
+                "--grace is 'soon'; allowed: a number of seconds from 0 to 86400.",
+                "--max-phones is '0'; allowed: a whole number from 1 to 1000000.",
+                (
+                    "PYRYCODE_RELAY_HOLD_BYTES is 'much'; allowed: a number of bytes above 0, "
+                    "such as 4096, 64K or 256M."
+                ),
+            ),
+        )
+        self.assertTrue(problems[3].startswith("--insecure-listen is '127.0.0.1:http'; "))
+
+    def test_one_sentence_each(self) -> None:
+        """Each mistake is one sentence on one line."""
+        for problem in self.problems(dict.fromkeys(BY_NAME, "\n"), listen=["\n"]):
+            self.assertEqual(len(problem.splitlines()), 1)
+            self.assertTrue(problem.endswith("."))
+
+
+class ListenTests(SettingsCase):
+    @cases(
+        {
+            "port": (":8080", "::", 8080),
+            "ipv4": ("127.0.0.1:8080", "127.0.0.1", 8080),
+            "ipv6": ("[::1]:8080", "::1", 8080),
+            "any_ipv6": ("[::]:80", "::", 80),
+            "any_port": ("127.0.0.1:0", "127.0.0.1", 0),
+            "last_port": (":65535", "::", 65535),
+            "zeros": (":0080", "::", 80),
+        }
+    )
+    def test_short_form(self, address: str, interface: str, port: int) -> None:
+        """An address in short form becomes a TCP endpoint for it, with a long backlog."""
+        endpoint = serverFromString(None, endpoint_string(address))
+        self.assertEqual(
+            (endpoint._interface, endpoint._port, endpoint._backlog), (interface, port, 1024)
+        )
+
+    @cases(
+        {
+            "tcp": ("tcp:8080",),
+            "tcp_interface": ("tcp:8080:interface=127.0.0.1",),
+            "unix": ("unix:/run/relay.sock:mode=660",),
+        }
+    )
+    def test_endpoint_string(self, address: str) -> None:
+        """Twisted's endpoint strings are taken as they are."""
+        self.assertEqual(endpoint_string(address), address)
+
+    @cases(
+        {
+            "empty": ("",),
+            "bare_port": ("8080",),
+            "word": ("here",),
+            "name": ("localhost:8080",),
+            "no_port": ("127.0.0.1:",),
+            "no_port_at_all": (":",),
+            "port_too_high": (":65536",),
+            "huge_port": (":" + "9" * 5000,),
+            "negative_port": (":-1",),
+            "named_port": (":http",),
+            "other_digits": (":٣",),
+            "bare_ipv6": ("::1:8080",),
+            "broken_ipv6": ("[::g]:8080",),
+            "broken_ipv4": ("127.0.0.256:80",),
+            "tcp_word": ("tcp:http-or-so",),
+            "unknown_kind": ("carrier-pigeon:1",),
+            "url": ("http://127.0.0.1:80",),
+        }
+    )
+    def test_no_address(self, address: str) -> None:
+        """What is no address is told with the value and with what is allowed."""
+        [problem] = self.problems({}, listen=[address])
+        self.assertIn(f"--{LISTEN} is {address!r}; ", problem)
+
+    def test_several(self) -> None:
+        """There may be several, kept in their order."""
+        settings = Settings.read(["127.0.0.1:1", "tcp:2"], {}, {})
+        self.assertEqual(len(settings.listen), 2)
+        self.assertEqual(settings.listen[1], "tcp:2")
+
+    def test_in_the_environment(self) -> None:
+        """In the environment they are separated by spaces; a mistake is told with its variable."""
+        settings = Settings.read([], {}, {LISTEN_VARIABLE: "tcp:1  tcp:2"})
+        self.assertEqual(settings.listen, ("tcp:1", "tcp:2"))
+        [problem] = self.problems({}, {LISTEN_VARIABLE: "tcp:1 nowhere"}, [])
+        self.assertIn(f"{LISTEN_VARIABLE} is 'nowhere'; ", problem)
+
+    def test_command_line_wins(self) -> None:
+        """What the command line says stands in place of the environment's, not beside it."""
+        settings = Settings.read(["tcp:1"], {}, {LISTEN_VARIABLE: "tcp:2"})
+        self.assertEqual(settings.listen, ("tcp:1",))
+
+    @cases({"not_given": ({},), "empty": ({LISTEN_VARIABLE: " "},)})
+    def test_nothing_to_listen_on(self, environment: dict[str, str]) -> None:
+        """Without an address there is nothing to do, and a sentence that says how to give one."""
+        [problem] = self.problems({}, environment, [])
+        self.assertIn("--insecure-listen=", problem)
+
+    @examples(100)
+    @given(st.text(max_size=12))
+    def test_any_text(self, address: str) -> None:
+        """Any text is an address or a sentence, never another error."""
+        try:
+            settings = Settings.read([address], {}, {})
+        except ConfigurationError as error:
+            self.assertEqual(len(error.problems), 1)
+        else:
+            serverFromString(None, settings.listen[0])
+
+
+class PrintedTests(SettingsCase):
+    def test_what_is_printed_can_be_given(self) -> None:
+        """The settings as printed are what one would give to get them."""
+        changed = {
+            "grace": "12.5",
+            "on-reclaim": "keep",
+            "max-phones": "3",
+            "hold-bytes": "2M",
+            "send-buffer": "0",
+            "log-format": "json",
+            "log-level": "warn",
+        }
+        for options in ({}, changed):
+            settings = Settings.read([":8080", "unix:/run/relay"], options, {})
+            printed = [line.split(" = ", 1) for line in settings.lines()]
+            addresses = [value for name, value in printed if name == LISTEN]
+            rest = {name: value for name, value in printed if name != LISTEN}
+            self.assertEqual(set(rest), set(BY_NAME))
+            self.assertEqual(Settings.read(addresses, rest, {}), settings)
