@@ -192,6 +192,13 @@ class Hold(_Queue):
         self._charge(-_cost(frame))
         return frame
 
+    def drop_frames(self) -> None:
+        """Drop the frames and leave the farewell."""
+        if self._frames:
+            self._frames.clear()
+            left = 0 if self.farewell is None else _cost(self.farewell)
+            self._charge(left - self.cost)
+
     def clear(self) -> None:
         """Drop everything, the farewell too."""
         self._frames.clear()

@@ -135,18 +135,27 @@ class Slot:
     def _bequeath(self, phone: Phone, notice: bytes) -> None:
         hold = phone.hold
         was_waiting = bool(hold)
-        hold.on_shed = lambda: self._forget(phone)
+        hold.on_shed = lambda: self._shed_legacy(phone)
         hold.say_farewell(notice)
         if not hold:
             return  # the memory budget took it at once
         if self._legacy + hold.cost > self._legacy_budget:
             # Its frames are too much to keep; that it has gone is not.
-            hold.clear()
-            hold.say_farewell(notice)
+            hold.drop_frames()
         self._legacy += hold.cost
         self._departed.add(phone.conn_id)
         if not was_waiting:
             self.waiting.append(phone)
+
+    def _shed_legacy(self, phone: Phone) -> None:
+        """Give up what a phone left behind: its frames, and the notice only where it is alone."""
+        hold = phone.hold
+        before = hold.cost
+        hold.drop_frames()
+        if hold.cost == before:
+            self._forget(phone)
+        elif phone.conn_id in self._departed:
+            self._legacy -= before - hold.cost
 
     def _forget(self, phone: Phone) -> None:
         """Drop whatever is held of a phone that has gone."""

@@ -682,6 +682,10 @@ class History(RuleBasedStateMachine):
             lost = [c for c in place.left if not place.slot.knows(c.phone.conn_id)]
             assert not lost or self.ledger.shed, "what a phone left behind was lost without need"
             place.left[:] = [c for c in place.left if c not in lost]
+            for caller in place.left:
+                if caller.phone.hold.cost != caller.cost:
+                    assert self.ledger.shed, "frames left behind were lost without need"
+                    caller.due = deque([caller.due[-1]])
         return [*self.places.values()]
 
     def shed(self, caller: Caller, held: bool) -> None:

@@ -452,15 +452,21 @@ class SheddingTests(SlotCase):
 
     @cases(POLICIES)
     def test_left_overs_go_too(self, policy: OnReclaim) -> None:
-        """What a phone left behind can be what is dropped, in place of one that is there."""
-        slot = self.slot(policy, ledger=Ledger(1000), hold_bytes=10_000)
-        slot.attach(Binary(room=0))
+        """What a phone left behind can be what is dropped, in place of one that is there.
+
+        The frames, that is: the binary has to hear that the phone is gone.
+        """
+        slot, binary = self.slot(policy, ledger=Ledger(1000), hold_bytes=10_000), Binary(room=0)
+        slot.attach(binary)
         gone, stays = self.phone(slot), self.phone(slot, "00000002")
         gone.send(b"1" * 700)
         slot.remove(gone, GONE)
         stays.send(b"2" * 200)
         self.assertEqual((self.leg(gone).shed, self.leg(stays).shed), (0, 0))
         self.assertLessEqual(self.ledger.total, 1000)
+        binary.room = None
+        slot.drain()
+        self.assertCountEqual(binary.inbox, [data(stays, b"2" * 200), notice(gone, GONE)])
 
     @cases(POLICIES)
     def test_small_queues(self, policy: OnReclaim) -> None:
