@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run test pytest check format wheel clean
+.PHONY: run test pytest check bench format wheel clean
 
 run: $(VENV)/.run ## start the relay on LISTEN
 	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
@@ -25,6 +25,9 @@ check: $(VENV)/.dev ## lint, types, the layers and the log's fields
 	$(BIN)/mypy
 	$(BIN)/python -m twisted.trial tests.unit.test_layers
 
+bench: $(VENV)/.bench ## measure the relay against the obvious one; BENCH=--quick for a glance
+	$(BIN)/python -m benchmarks $(BENCH)
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -40,6 +43,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[examples]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python setup.cfg pyproject.toml

@@ -225,6 +225,7 @@ class BinaryFactory(RelayFactory):
             exchange.ledger,
             exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
             exchange.random,
+            exchange.turn,
         )
         self.exchange = exchange
         self.contests = Contests()

@@ -30,7 +30,7 @@ class Envelope(NamedTuple):
     """
 
     conn_id: str
-    frame: bytes | msgspec.Raw | None
+    frame: memoryview | None
     close_code: int | None
 
 
@@ -62,6 +62,7 @@ def _refuse_constant(name: str) -> object:
 # that carry one are scanned again by the standard library, which accepts them. Numbers are only
 # scanned: `len` stands in for int and float, so a huge one costs nothing.
 _scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
+_NULL: Final = memoryview(b"null")
 _WHITESPACE: Final = " \t\n\r"
 
 
@@ -126,16 +127,12 @@ def unwrap(message: bytes) -> Envelope | PushWake:
         if conn_id is UNSET and fields.push_wake is not UNSET:
             return PUSH_WAKE
         raise EnvelopeError("conn_id is missing or empty")
-    if frame is UNSET or _is_null(frame):
+    view = None if frame is UNSET else memoryview(frame)
+    if view is None or (len(view) == 4 and view == _NULL):
         if code is UNSET:
             raise EnvelopeError("neither frame nor close_code")
         return Envelope(conn_id, None, _code(code))
-    return Envelope(conn_id, frame, None if code is UNSET else _code(code))
-
-
-def _is_null(frame: msgspec.Raw) -> bool:
-    view = memoryview(frame)
-    return len(view) == 4 and bytes(view) == b"null"
+    return Envelope(conn_id, view, None if code is UNSET else _code(code))
 
 
 def _code(code: int) -> int:

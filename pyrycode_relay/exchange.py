@@ -15,7 +15,7 @@ from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Ledger
 from pyrycode_relay.registry import Registry
 from pyrycode_relay.slot import Phone, Slot
-from pyrycode_relay.wire import RelayProtocol
+from pyrycode_relay.wire import RelayProtocol, Turn
 
 
 class Exchange:
@@ -32,6 +32,7 @@ class Exchange:
         self.limits = limits
         self.observer = observer
         self.random = random
+        self.turn = Turn()
         self.ledger = Ledger(limits.memory_budget)
         self.registry = Registry(clock, limits, self.ledger, self._expired)
 

@@ -11,12 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from msgspec import Raw
-
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import ITEM_COST
 
-Frame: TypeAlias = bytes | Raw
+Frame: TypeAlias = bytes | memoryview
 """The bytes of one JSON value, on their way."""
 
 
@@ -210,4 +208,4 @@ class Hold(_Queue):
 def _cost(item: Frame | Close) -> int:
     if isinstance(item, Close):
         return ITEM_COST
-    return memoryview(item).nbytes + ITEM_COST
+    return len(item) + ITEM_COST

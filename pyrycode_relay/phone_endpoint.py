@@ -100,7 +100,7 @@ class PhoneProtocol(RelayProtocol):
     def deliver(self, frame: Frame) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
         self.frames += 1
-        self.octets += memoryview(frame).nbytes
+        self.octets += len(frame)
         return super().deliver(frame)
 
     def ended(self, close_code: int, reason: str) -> None:
@@ -133,6 +133,7 @@ class PhoneFactory(RelayFactory):
             exchange.ledger,
             exchange.limits.max_message_bytes,
             exchange.random,
+            exchange.turn,
         )
         self.exchange = exchange
         self.gate = gate
