@@ -412,7 +412,6 @@ class RelayProtocol(WebSocketServerProtocol):
         no Content-Length, and no deadline for the socket.
         """
         self._drop_request()
-        self.flush()
         status = b"400 Bad Request" if code < 500 else b"500 Internal Server Error"
         self.transport.write(
             b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -555,9 +554,7 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the socket."""
-        self._last_life = self.factory.seconds()
-        if self._pinged:
-            self._rearm_heartbeat()
+        self._put_off_ping()
         if self._on_life is not None:
             self._answer_probe(True)
         if self.failedByMe:
@@ -699,9 +696,7 @@ class RelayProtocol(WebSocketServerProtocol):
         """Read the socket again; the peer's deadlines start anew."""
         if not self._reading:
             self._reading = True
-            self._last_life = self.factory.clock.seconds()
-            if self._pinged:
-                self._rearm_heartbeat()
+            self._put_off_ping()
             self.transport.resumeProducing()
             self._watch_message()
 
@@ -905,9 +900,8 @@ class RelayProtocol(WebSocketServerProtocol):
                 self._show_life()
 
     def _show_life(self) -> None:
-        self._last_life = self._progress = self.factory.clock.seconds()
-        if self._pinged:
-            self._rearm_heartbeat()
+        self._put_off_ping()
+        self._progress = self._last_life
         if self._on_life is not None:
             self._answer_probe(True)
 
@@ -923,6 +917,12 @@ class RelayProtocol(WebSocketServerProtocol):
             self.sendPong(payload)
         else:
             self._owed_pong = payload
+
+    def _put_off_ping(self) -> None:
+        """Count silence anew from now; a ping under way needs no answer any more."""
+        self._last_life = self.factory.seconds()
+        if self._pinged:
+            self._rearm_heartbeat()
 
     def _rearm_heartbeat(self) -> None:
         self._pinged = False
