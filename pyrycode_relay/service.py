@@ -114,7 +114,7 @@ class RelayService(Service):
 
         Raises `ListenError`; what was opened before is closed again.
         """
-        for address in self.settings.listen:
+        for address in self.settings.insecure_listen:
             try:
                 self.ports.append(self._listen(address))
             except Exception as error:

@@ -7,11 +7,12 @@ reported together.
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
@@ -25,6 +26,8 @@ _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _BYTES = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 _MAX_SECONDS: Final = 86_400.0
 _MAX_BYTES: Final = 2**40
+_ON: Final = frozenset({"1", "on", "true", "yes"})
+_OFF: Final = frozenset({"", "0", "off", "false", "no"})
 
 LISTEN_BACKLOG: Final = 1024
 """Connections the kernel completes before they are accepted: a reconnect storm is one burst."""
@@ -70,6 +73,47 @@ def _count(text: str) -> int:
     return value
 
 
+def endpoint_string(address: str) -> str:
+    """Return the Twisted endpoint string for an address in short form, or the string itself.
+
+    ``:8080`` is every IPv4 and, where there is any, IPv6 address. Raises `ValueError` for what
+    is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and (not host or _is_ip(host)):
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ValueError(port)
+        interface = (host.strip("[]") or _every_interface()).replace(":", r"\:")
+        return f"tcp:{int(port)}:interface={interface}:backlog={LISTEN_BACKLOG}"
+    try:
+        serverFromString(None, address)
+    except Exception as error:
+        # Each endpoint's parser has its own ways to fail.
+        raise ValueError(address) from error
+    return address
+
+
+def _every_interface() -> str:
+    """Return the IPv6 wildcard, which takes IPv4 along, or IPv4's where there is no IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::", 0))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104 - what was asked for
+    return "::"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            ipaddress.IPv6Address(host[1:-1])
+        else:
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _level(text: str) -> Level:
     try:
         return Level[text.upper()]
@@ -77,32 +121,66 @@ def _level(text: str) -> Level:
         raise ValueError from None
 
 
+def _switch(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _ON | _OFF:
+        raise ValueError
+    return word in _ON
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of value: how it is read, and what is allowed, in words."""
+    """A kind of value: how it is read, what is allowed, in words, and how it is written.
+
+    ``parse`` raises `ValueError` (or `KeyError`, `OverflowError`) for what it does not take.
+    """
 
     parse: Callable[[str], Any]
     allowed: str
+    show: Callable[[Any], str] = str
 
 
-SECONDS: Final = Kind(_seconds, "a number of seconds above 0, up to 86400")
-SECONDS_OR_NONE: Final = Kind(_seconds_or_none, "a number of seconds from 0 to 86400")
+def _shown_number(value: float) -> str:
+    return f"{value:g}"
+
+
+SECONDS: Final = Kind(_seconds, "a number of seconds above 0, up to 86400", _shown_number)
+SECONDS_OR_NONE: Final = Kind(
+    _seconds_or_none, "a number of seconds from 0 to 86400", _shown_number
+)
 BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256M")
 BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0")
 COUNT: Final = Kind(_count, "a whole number from 1 to 1000000")
-RECLAIM: Final = Kind(OnReclaim, "evict or keep")
-FORMAT: Final = Kind({"text": False, "json": True}.__getitem__, "text or json")
-LEVEL: Final = Kind(_level, "debug, info, warn or error")
+SWITCH: Final = Kind(_switch, "yes or no", lambda value: "yes" if value else "no")
+RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value))
+FORMAT: Final = Kind(
+    {"text": False, "json": True}.__getitem__,
+    "text or json",
+    lambda value: "json" if value else "text",
+)
+LEVEL: Final = Kind(_level, "debug, info, warn or error", lambda value: str(value.name.lower()))
+ADDRESS: Final = Kind(
+    # Kept as it was given: what a wildcard means depends on the machine.
+    lambda text: endpoint_string(text) and text,
+    ":8080, 127.0.0.1:8080, [::1]:8080 (ports to 65535) or a Twisted endpoint string (tcp:, "
+    "unix:, systemd:)",
+    endpoint_string,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: its name on the command line, its kind, its default and its help."""
+    """One setting: its name on the command line, its kind, its default and its help.
+
+    ``many`` is for one that may be given more than once: its value is a tuple, and where it
+    stands as one text (its default, the environment) its parts are separated by spaces.
+    """
 
     name: str
     kind: Kind
     default: str
     help: str
+    many: bool = False
 
     @property
     def field(self) -> str:
@@ -114,17 +192,22 @@ class Option:
         """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.field.upper()
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether it stands alone on the command line, without a value."""
+        return self.kind is SWITCH
 
-LISTEN: Final = "insecure-listen"
-"""The one setting that may be given more than once."""
-LISTEN_VARIABLE: Final = ENVIRONMENT_PREFIX + "INSECURE_LISTEN"
-LISTEN_HELP: Final = (
-    "Where to serve plain WebSockets: :8080, 127.0.0.1:8080, [::1]:8080 or a Twisted endpoint "
-    "string (tcp:, unix:, systemd:). May be given more than once; in the environment, separate "
-    "by spaces. Plain means unencrypted: for loopback, or behind something that ends TLS."
-)
 
 OPTIONS: Final = (
+    Option(
+        "insecure-listen",
+        ADDRESS,
+        "",
+        "Where to serve plain WebSockets: :8080, 127.0.0.1:8080, [::1]:8080 or a Twisted endpoint "
+        "string (tcp:, unix:, systemd:). May be given more than once. Plain means unencrypted: "
+        "for loopback, or behind something that ends TLS.",
+        many=True,
+    ),
     Option(
         "grace",
         SECONDS_OR_NONE,
@@ -241,112 +324,79 @@ OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration that can be used."""
+    """A configuration that can be used; each field is the `Option` of its name.
 
-    listen: tuple[str, ...]
+    Those that bound something are in ``limits``. ``sources`` says of each option, by name,
+    where its value comes from.
+    """
+
+    insecure_listen: tuple[str, ...] = ()
     """Addresses as they were given; `endpoint_string` makes endpoints of them."""
-    limits: Limits
-    log_json: bool = False
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    log_format: bool = False
+    """Whether the log is JSON."""
     log_level: Level = Level.INFO
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @classmethod
-    def read(
-        cls,
-        listen: Sequence[str],
-        given: Mapping[str, str],
-        environment: Mapping[str, str],
-    ) -> Settings:
-        """Read what the command line gave (``listen``, and ``given`` by name) and the environment.
+    def read(cls, given: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Settings:
+        """Read what the command line gave, by name and in its order, and the environment.
 
         Raises `ConfigurationError` with everything that is wrong.
         """
         problems: list[str] = []
         values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
         for option in OPTIONS:
-            source, text = _source(option, given, environment)
-            try:
-                values[option.field] = option.kind.parse(text)
-            except (ValueError, KeyError, OverflowError):
-                problems.append(f"{source} is {text!r}; allowed: {option.kind.allowed}.")
-        addresses, source = list(listen), f"--{LISTEN}"
-        if not addresses and LISTEN_VARIABLE in environment:
-            addresses, source = environment[LISTEN_VARIABLE].split(), LISTEN_VARIABLE
-        for address in addresses:
-            try:
-                endpoint_string(address)
-            except ValueError as error:
-                problems.append(f"{source} is {address!r}; {error}.")
-        if not addresses:
-            problems.append(f"Nothing to listen on; give --{LISTEN}=:8080 or another address.")
+            source, texts = _source(option, given, environment)
+            sources[option.name] = source or "default"
+            found = []
+            for text in texts:
+                try:
+                    found.append(option.kind.parse(text))
+                except (ValueError, KeyError, OverflowError):
+                    place = source or f"--{option.name}"
+                    problems.append(f"{place} is {text!r}; allowed: {option.kind.allowed}.")
+            values[option.field] = tuple(found) if option.many else found and found[-1]
+        if not problems:
+            problems.extend(_contradictions(values))
+        elif not _source(_LISTEN, given, environment)[1]:
+            problems.append(_NOWHERE)
         if problems:
             raise ConfigurationError(problems)
-        log_json, log_level = values.pop("log_format"), values.pop("log_level")
-        return cls(tuple(addresses), Limits(**values), log_json, log_level)
+        bounds = {field.name: values.pop(field.name) for field in dataclasses.fields(Limits)}
+        return cls(limits=Limits(**bounds), sources=sources, **values)
+
+    def value(self, option: Option) -> Any:
+        """Return what ``option`` is set to."""
+        holder = self if hasattr(self, option.field) else self.limits
+        return getattr(holder, option.field)
 
     def lines(self) -> Iterator[str]:
         """Yield the settings, one ``name = value`` a line, for people to read."""
-        for address in self.listen:
-            yield f"{LISTEN} = {endpoint_string(address)}"
-        for field in fields(self.limits):
-            value = getattr(self.limits, field.name)
-            text = value.value if isinstance(value, OnReclaim) else f"{value:g}"
-            if isinstance(value, int):
-                text = str(value)
-            yield f"{field.name.replace('_', '-')} = {text}"
-        yield f"log-format = {'json' if self.log_json else 'text'}"
-        yield f"log-level = {self.log_level.name.lower()}"
+        for option in OPTIONS:
+            value = self.value(option)
+            for each in value if option.many else (value,):
+                yield f"{option.name} = {option.kind.show(each)}"
+
+
+_LISTEN: Final = OPTIONS[0]
+_NOWHERE: Final = "Nothing to listen on; give --insecure-listen=:8080 or another address."
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with values that are each fine by themselves."""
+    if not values["insecure_listen"]:
+        yield _NOWHERE
 
 
 def _source(
-    option: Option, given: Mapping[str, str], environment: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return where an option's value stands, for a sentence about it, and the value's text."""
+    option: Option, given: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+) -> tuple[str, Sequence[str]]:
+    """Return where an option's value stands (nothing for its default), and its texts there."""
     if option.name in given:
         return f"--{option.name}", given[option.name]
+    text, source = option.default, ""
     if option.variable in environment:
-        return option.variable, environment[option.variable]
-    return f"--{option.name}", option.default
-
-
-def endpoint_string(address: str) -> str:
-    """Return the Twisted endpoint string for an address in short form, or the string itself.
-
-    ``:8080`` is every IPv4 and, where there is any, IPv6 address. Raises `ValueError` with what
-    is allowed.
-    """
-    host, colon, port = address.rpartition(":")
-    if colon and (not host or _is_ip(host)):
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise ValueError("a port is a number from 0 to 65535")
-        interface = (host.strip("[]") or _every_interface()).replace(":", r"\:")
-        return f"tcp:{int(port)}:interface={interface}:backlog={LISTEN_BACKLOG}"
-    try:
-        serverFromString(None, address)
-    except Exception as error:
-        # Each endpoint's parser has its own ways to fail.
-        raise ValueError(
-            "allowed: :8080, 127.0.0.1:8080, [::1]:8080 or a Twisted endpoint string "
-            "(tcp:, unix:, systemd:)"
-        ) from error
-    return address
-
-
-def _every_interface() -> str:
-    """Return the IPv6 wildcard, which takes IPv4 along, or IPv4's where there is no IPv6."""
-    try:
-        with socket.socket(socket.AF_INET6) as trial:
-            trial.bind(("::", 0))
-    except OSError:
-        return "0.0.0.0"  # noqa: S104 - what was asked for
-    return "::"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        if host.startswith("[") and host.endswith("]"):
-            ipaddress.IPv6Address(host[1:-1])
-        else:
-            ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
+        text, source = environment[option.variable], option.variable
+    return source, text.split() if option.many else (text,)

@@ -17,7 +17,7 @@ from twisted.python.logfile import LogFile
 from pyrycode_relay import __version__
 from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
-from pyrycode_relay.settings import LISTEN_HELP, OPTIONS, ConfigurationError, Settings
+from pyrycode_relay.settings import OPTIONS, ConfigurationError, Option, Settings
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
@@ -35,26 +35,17 @@ class Options(usage.Options):
     longdesc = (
         "A WebSocket relay between phones and the pyry daemon. Every option can also be set in "
         "the environment, as PYRYCODE_RELAY_ and its name in capitals with underscores; the "
-        "command line wins. Times are in seconds and may have fractions."
+        "command line wins. What can be given more than once is separated by spaces there. Times "
+        "are in seconds and may have fractions."
     )
-    optParameters = [  # noqa: RUF012 - twisted.python.usage wants a class attribute
-        [option.name, None, None, f"{option.help} [default: {option.default}]"]
-        for option in OPTIONS
-    ]
-    optFlags = [  # noqa: RUF012
+    optFlags = [  # noqa: RUF012 - twisted.python.usage wants a class attribute
         ["check-config", None, "Print the settings that would be used, and end."],
     ]
     settings: Settings
 
     def __init__(self) -> None:
+        self._given: dict[str, list[str]] = {}
         super().__init__()
-        self["insecure-listen"] = []
-
-    def opt_insecure_listen(self, address: str) -> None:
-        """Take one address."""
-        self["insecure-listen"].append(address)
-
-    opt_insecure_listen.__doc__ = LISTEN_HELP
 
     def opt_version(self) -> NoReturn:
         """Print the relay's version, and end."""
@@ -75,11 +66,8 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the settings; with ``--check-config`` print them and end."""
-        given = {
-            option.name: self[option.name] for option in OPTIONS if self[option.name] is not None
-        }
         try:
-            self.settings = Settings.read(self["insecure-listen"], given, os.environ)
+            self.settings = Settings.read(self._given, os.environ)
         except ConfigurationError as error:
             _fail(error.problems)
         if self["check-config"]:
@@ -109,7 +97,26 @@ class Options(usage.Options):
             # What twistd does itself when it makes the log.
             signal.signal(signal.SIGUSR1, lambda *_: later(rotating.rotate))
             output = rotating
-        return Writer(output, self.settings.log_level, self.settings.log_json)
+        return Writer(output, self.settings.log_level, self.settings.log_format)
+
+
+def _taking(option: Option) -> Callable[..., None]:
+    """Return the method that twisted.python.usage calls for ``option``."""
+
+    def take(self: Options, text: str) -> None:
+        self._given.setdefault(option.name, []).append(text)
+
+    def switch(self: Options) -> None:
+        take(self, "yes")
+
+    method = switch if option.is_switch else take
+    method.__doc__ = option.help + (f" [default: {option.default}]" if option.default else "")
+    return method
+
+
+# Its introspection finds methods; a table of parameters could not take one more than once.
+for _option in OPTIONS:
+    setattr(Options, f"opt_{_option.field}", _taking(_option))
 
 
 def makeService(options: Options) -> RelayService:

@@ -388,7 +388,7 @@ class RelayCase(TestCase):
         folder = tempfile.mkdtemp(prefix="relay")
         recorder = Recorder()
         settings = Settings(
-            listen=("tcp:0:interface=127.0.0.1", f"unix:{folder}/socket"),
+            insecure_listen=("tcp:0:interface=127.0.0.1", f"unix:{folder}/socket"),
             limits=Limits(**cast(dict[str, Any], QUICK | limits)),
         )
         service = RelayService(reactor, settings, [recorder])

@@ -451,7 +451,7 @@ class Relay:
     def __init__(self, **limits: Any) -> None:
         self.reactor = MemoryReactor()
         self.seen = Recorder()
-        settings = Settings(("tcp:0:interface=127.0.0.1",), Limits(**limits))
+        settings = Settings(("tcp:0:interface=127.0.0.1",), limits=Limits(**limits))
         self.service = RelayService(self.reactor, settings, [self.seen], Steps(1))
         self.peers: list[Peer] = []
         self._accepted = 0
