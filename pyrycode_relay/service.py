@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, codes, headers
+from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.binary_endpoint import BinaryFactory
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
@@ -90,6 +91,7 @@ class RelayService(Service):
             self,
             limits.header_timeout,
             limits.close_timeout,
+            Trusted(settings.trusted_proxy),
         )
 
     def saw(self, event: Event, **fields: object) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
 
+from pyrycode_relay import addresses
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits, OnReclaim
 
@@ -166,6 +167,10 @@ ADDRESS: Final = Kind(
     "unix:, systemd:)",
     endpoint_string,
 )
+SOURCE: Final = Kind(
+    addresses.source,
+    "a network without bits behind its prefix, such as 10.0.0.0/8 or fd00::/8, an address, or unix",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,23 @@ OPTIONS: Final = (
         "Where to serve plain WebSockets: :8080, 127.0.0.1:8080, [::1]:8080 or a Twisted endpoint "
         "string (tcp:, unix:, systemd:). May be given more than once. Plain means unencrypted: "
         "for loopback, or behind something that ends TLS.",
+        many=True,
+    ),
+    Option(
+        "proxy-protocol",
+        SWITCH,
+        "no",
+        "Connections begin with a PROXY header (v1 or v2), which says who is calling; one without, "
+        "or from elsewhere than a trusted proxy, is dropped.",
+    ),
+    Option(
+        "trusted-proxy",
+        SOURCE,
+        "",
+        "A proxy whose word on the caller's address is taken, in the PROXY protocol, "
+        "X-Forwarded-For and Forwarded: 127.0.0.1, 10.0.0.0/8, fd00::/8, or unix for whoever can "
+        "open our UNIX sockets. May be given more than once. Trust no more than your own proxies, "
+        "or callers choose the address they are logged and limited by.",
         many=True,
     ),
     Option(
@@ -332,6 +354,8 @@ class Settings:
 
     insecure_listen: tuple[str, ...] = ()
     """Addresses as they were given; `endpoint_string` makes endpoints of them."""
+    proxy_protocol: bool = False
+    trusted_proxy: tuple[addresses.Source, ...] = ()
     limits: Limits = dataclasses.field(default_factory=Limits)
     log_format: bool = False
     """Whether the log is JSON."""
@@ -388,6 +412,11 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with values that are each fine by themselves."""
     if not values["insecure_listen"]:
         yield _NOWHERE
+    if values["proxy_protocol"] and not values["trusted_proxy"]:
+        yield (
+            "--proxy-protocol is given and no proxy is trusted; say whose header counts, as in "
+            "--trusted-proxy=10.0.0.0/8."
+        )
 
 
 def _source(

@@ -7,7 +7,7 @@ than a web server: exact paths, no bodies, no sessions, no access log, no pages.
 
 from __future__ import annotations
 
-import ipaddress
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
 
-from pyrycode_relay import headers
+from pyrycode_relay import addresses, headers
+from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.headers import Fields, Gate, HeaderError
 from pyrycode_relay.wire import RelayFactory
@@ -126,6 +127,17 @@ class RelayRequest(http.Request):
     channel: RelayChannel
     has_body = False
 
+    @functools.cached_property
+    def caller(self) -> str:
+        """The address of whoever sent it, as the log and the limits know them."""
+        lines = self.requestHeaders.getRawHeaders
+        return addresses.caller(
+            socket_address(self.channel.getPeer()),
+            self.channel.factory.trusted,
+            lines(b"X-Forwarded-For") or (),
+            lines(b"Forwarded") or (),
+        )
+
     def process(self) -> None:
         """Answer; an error costs this request and leaves a traceback."""
         try:
@@ -163,7 +175,8 @@ class RelaySite(http.HTTPFactory):
     """Serves the relay's paths on one listener or several.
 
     ``endpoints`` are the WebSocket paths, ``readiness`` says whether new connections are
-    welcome, ``health`` gives what ``/healthz`` shows.
+    welcome, ``health`` gives what ``/healthz`` shows, ``trusted`` are the proxies that are
+    believed about who is calling.
     """
 
     noisy = False
@@ -177,8 +190,10 @@ class RelaySite(http.HTTPFactory):
         observer: Observer,
         header_timeout: float,
         close_timeout: float,
+        trusted: Trusted,
     ) -> None:
         super().__init__(timeout=header_timeout, reactor=reactor)
+        self.trusted = trusted
         self.close_timeout = close_timeout
         self.channels: set[RelayChannel] = set()
         self._endpoints = endpoints
@@ -274,9 +289,8 @@ class RelaySite(http.HTTPFactory):
         self, request: RelayRequest, endpoint: Endpoint, fields: Mapping[bytes, Sequence[bytes]]
     ) -> None:
         channel = request.channel
-        peer = channel.getPeer()
         protocol = endpoint.factory.connection()
-        protocol.remote = remote_address(peer)
+        protocol.remote = request.caller
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
             protocol.device_name = headers.device_name(name[0])
@@ -344,17 +358,7 @@ def _handshake_problem(request: RelayRequest) -> tuple[int, dict[bytes, bytes]] 
     return None
 
 
-def remote_address(peer: Any) -> str:
-    """Return the peer's address without its port: an IP address, or ``unix``.
-
-    An IPv4 address in IPv6 clothes (``::ffff:192.0.2.1``) comes as IPv4.
-    """
+def socket_address(peer: Any) -> str:
+    """Return a peer's address without its port: an IP address, or `addresses.UNIX`."""
     host = getattr(peer, "host", None)
-    if host is None:
-        return "unix"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return str(host)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+    return addresses.UNIX if host is None else addresses.canonical(str(host))

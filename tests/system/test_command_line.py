@@ -18,7 +18,7 @@ from twisted.trial.unittest import SkipTest
 from websockets.asyncio.client import unix_connect
 
 from pyrycode_relay import __version__
-from pyrycode_relay.settings import ADDRESS, OPTIONS
+from pyrycode_relay.settings import ADDRESS, OPTIONS, SOURCE, SWITCH
 from tests.system.harness import (
     DEADLINE,
     TWISTD,
@@ -43,6 +43,8 @@ WRONG = {
     "a number of bytes, such as 4096 or 64K, or 0": ["", "-1", "x", "1e3", "2000G"],
     "a whole number from 1 to 1000000": ["", "0", "-1", "1.5", "1000001", "many"],
     ADDRESS.allowed: [":x", "", ":65536"],
+    SWITCH.allowed: ["perhaps", "2", "-"],
+    SOURCE.allowed: ["", "10.0.0.1/8", "localhost", "::1%lo", "10.0.0.0/33"],
     "evict or keep": ["", "Evict", "both"],
     "text or json": ["", "JSON", "xml"],
     "debug, info, warn or error": ["", "verbose", "20"],
@@ -104,8 +106,9 @@ class OptionTests(CommandLineTestCase):
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         page = " ".join(run.stdout.split())
         for option in OPTIONS:
-            self.assertIn(f"--{option.name}=", page)
-            described = page.partition(f"--{option.name}=")[2].partition(" --")[0]
+            shown = f" --{option.name} " if option.is_switch else f" --{option.name}= "
+            self.assertIn(shown, page)
+            described = page.partition(shown)[2].partition(" --")[0]
             if option.default:
                 self.assertIn(f"[default: {option.default}]", described)
         for name in (f"--{LISTEN}=", "--check-config", "--version", "--help"):
@@ -130,7 +133,8 @@ class OptionTests(CommandLineTestCase):
         )
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         pairs = [line.split(" = ", 1) for line in run.stdout.splitlines()]
-        self.assertEqual({name for name, _ in pairs}, {each.name for each in OPTIONS})
+        there = {each.name for each in OPTIONS if not each.many} | {LISTEN}
+        self.assertEqual({name for name, _ in pairs}, there)
         listen = [value for name, value in pairs if name == LISTEN]
         self.assertEqual(listen[0], f"unix:{self.socket}")
         self.assertTrue(listen[1].startswith("tcp:8080:"), listen[1])
@@ -152,8 +156,12 @@ class OptionTests(CommandLineTestCase):
     def test_what_is_printed_can_be_given(self) -> None:
         """The settings that ``--check-config`` prints mean the same when they are given."""
         first = self.twistd(self.listen, "--check-config")
-        given = [f"--{line.replace(' = ', '=', 1)}" for line in first.stdout.splitlines()]
-        self.assertEqual(self.twistd(*given, "--check-config").stdout, first.stdout)
+        switches = {each.name: each.variable for each in OPTIONS if each.is_switch}
+        pairs = [line.split(" = ", 1) for line in first.stdout.splitlines()]
+        given = [f"--{name}={value}" for name, value in pairs if name not in switches]
+        environment = {switches[name]: value for name, value in pairs if name in switches}
+        again = self.twistd(*given, "--check-config", environment=environment)
+        self.assertEqual(again.stdout, first.stdout)
 
     def test_wrong_values(self) -> None:
         """Every wrong value is one sentence that names option, value and what is allowed.
@@ -167,10 +175,16 @@ class OptionTests(CommandLineTestCase):
             for option in OPTIONS:
                 wrong = WRONG[option.kind.allowed]
                 values[option.name] = wrong[number % len(wrong)]
-            run = self.twistd(*(f"--{name}={v}" for name, v in values.items()))
+            # A switch stands alone on the command line.
+            switches = {each.variable: values.pop(each.name) for each in OPTIONS if each.is_switch}
+            run = self.twistd(
+                *(f"--{name}={v}" for name, v in values.items()), environment=switches
+            )
+            given = {f"--{name}": v for name, v in values.items()} | switches
             sentences = [
-                re.escape(f"--{each.name} is {values[each.name]!r}; allowed: {each.kind.allowed}")
+                re.escape(f"{place} is {given[place]!r}; allowed: {each.kind.allowed}")
                 for each in OPTIONS
+                for place in [each.variable if each.is_switch else f"--{each.name}"]
             ]
             self.refused(run, *sentences)
 

@@ -21,6 +21,7 @@ PLUGINS = Path(__file__).parents[2] / "twisted" / "plugins"
 
 LEVELS = {
     "__init__": 0,
+    "addresses": 0,
     "codes": 0,
     "envelope": 0,
     "events": 0,
