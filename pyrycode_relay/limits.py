@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 ITEM_COST: Final = 64
@@ -44,6 +46,16 @@ class Limits:
     header_timeout: float = 5.0
     drain_timeout: float = 10.0
     send_buffer: int = 131_072
+    upgrade_rate: float = 10.0
+    """Each minute, of an address."""
+    upgrade_burst: int = 20
+    max_connections_per_address: int = 64
+    max_connections: int = 0
+    """0 is as many as the open files are enough for."""
+    max_waiting: int = 0
+    """0 is a share of the open files."""
+    reserve_binaries: float = 0.1
+    limits_dry_run: bool = False
 
 
 class TokenBuckets:
@@ -51,7 +63,8 @@ class TokenBuckets:
 
     ``rate`` is in tokens per second, ``burst`` the size of a bucket, ``seconds`` the clock.
     Forgetting a key gives it a full bucket when it comes back, so ``max_keys`` must be large
-    against the number of keys that matter at a time.
+    against the number of keys that matter at a time. Buckets that have had the time to fill up
+    again are swept away as others are used, for nothing is lost with them.
     """
 
     def __init__(
@@ -61,6 +74,7 @@ class TokenBuckets:
         self._burst = burst
         self._seconds = seconds
         self._max_keys = max_keys
+        self._filled_after = burst / rate if rate else math.inf
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -75,4 +89,19 @@ class TokenBuckets:
         self._buckets[key] = (tokens - 1 if allowed else tokens, now)
         if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
+        self._sweep(now)
         return allowed
+
+    def wait(self, key: Hashable) -> float:
+        """Return in how many seconds there is a token of ``key``."""
+        now = self._seconds()
+        tokens, then = self._buckets.get(key, (self._burst, now))
+        missing = 1 - tokens - (now - then) * self._rate
+        return max(0.0, missing / self._rate) if self._rate else math.inf
+
+    def _sweep(self, now: float) -> None:
+        # The keys are in the order of their last use, so each is looked at once.
+        for _, then in list(islice(self._buckets.values(), 2)):
+            if now - then < self._filled_after:
+                return
+            self._buckets.popitem(last=False)

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, codes, headers
 from pyrycode_relay.addresses import Trusted
+from pyrycode_relay.admission import Admission, Capacity, Leg
 from pyrycode_relay.binary_endpoint import BinaryFactory
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
@@ -37,6 +38,9 @@ do not come back to the next process in one wave, and a relay with few peers sto
 _DRAIN_SHARE: Final = 0.5
 """Share of the drain time over which peers are told to go; the rest is for them to do so."""
 
+_OPEN_FILES: Final = 4096
+"""Files that may be open where nobody has asked the system."""
+
 _POLL: Final = 0.05
 """Seconds between looks at whether all connections have gone."""
 
@@ -48,7 +52,8 @@ class ListenError(Exception):
 class RelayService(Service):
     """The relay.
 
-    ``reactor`` listens and keeps the time. ``observers`` hear of events.
+    ``reactor`` listens and keeps the time. ``observers`` hear of events. ``capacity`` is for how
+    many connections the process has room.
     """
 
     name = "pyrycode-relay"
@@ -59,6 +64,7 @@ class RelayService(Service):
         settings: Settings,
         observers: Sequence[Observer],
         random: Random | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self.settings = settings
         self.readiness = Readiness.STARTING
@@ -77,15 +83,18 @@ class RelayService(Service):
         phones_v2 = PhoneFactory(self.exchange, headers.gate_phone_v2)
         self._phones: tuple[RelayFactory, ...] = (phones_v1, phones_v2)
         self._binaries: tuple[RelayFactory, ...] = (binaries,)
-        server = Endpoint(binaries, headers.gate_binary)
+        capacity = capacity or Capacity.within(_OPEN_FILES, limits)
+        self.admission = Admission(limits, capacity, self._clock.seconds)
+        server = Endpoint(Leg.BINARY, binaries, headers.gate_binary)
         self.site = RelaySite(
             self._clock,
             {
                 b"/v1/server": server,
                 b"/v2/server": server,
-                b"/v1/client": Endpoint(phones_v1, headers.gate_phone_v1),
-                b"/v2/client": Endpoint(phones_v2, headers.gate_phone_v2),
+                b"/v1/client": Endpoint(Leg.PHONE, phones_v1, headers.gate_phone_v1),
+                b"/v2/client": Endpoint(Leg.PHONE, phones_v2, headers.gate_phone_v2),
             },
+            self.admission,
             lambda: self.readiness,
             self.health,
             self,
@@ -157,6 +166,7 @@ class RelayService(Service):
             Event.STARTING,
             version=__version__,
             mode=self.settings.limits.on_reclaim.value,
+            reason=str(self.admission.capacity),
             listen=", ".join(_address(port) for port in self.ports),
         )
 

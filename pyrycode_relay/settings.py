@@ -74,6 +74,24 @@ def _count(text: str) -> int:
     return value
 
 
+def _count_or_none(text: str) -> int:
+    return 0 if text.strip() == "0" else _count(text)
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1_000_000:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 0.9:
+        raise ValueError
+    return value
+
+
 def endpoint_string(address: str) -> str:
     """Return the Twisted endpoint string for an address in short form, or the string itself.
 
@@ -142,7 +160,7 @@ class Kind:
 
 
 def _shown_number(value: float) -> str:
-    return f"{value:g}"
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 SECONDS: Final = Kind(_seconds, "a number of seconds above 0, up to 86400", _shown_number)
@@ -152,6 +170,9 @@ SECONDS_OR_NONE: Final = Kind(
 BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256M")
 BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0")
 COUNT: Final = Kind(_count, "a whole number from 1 to 1000000")
+COUNT_OR_NONE: Final = Kind(_count_or_none, "a whole number from 0 to 1000000")
+RATE: Final = Kind(_rate, "a number from 0 to 1000000", _shown_number)
+SHARE: Final = Kind(_share, "a share from 0 to 0.9", _shown_number)
 SWITCH: Final = Kind(_switch, "yes or no", lambda value: "yes" if value else "no")
 RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value))
 FORMAT: Final = Kind(
@@ -337,6 +358,64 @@ OPTIONS: Final = (
         "Seconds from SIGTERM to the end of the process; must be below the service manager's "
         "own limit.",
     ),
+    Option(
+        "upgrade-rate",
+        RATE,
+        "10",
+        "Upgrades a minute that an address may ask for, on all paths together: a client that "
+        "redials every six seconds. More are answered 429. An IPv6 address counts as its /64. "
+        "0 turns it off.",
+    ),
+    Option(
+        "upgrade-burst",
+        COUNT,
+        "20",
+        "Upgrades that an address may ask for at once, after a while without any: a household's "
+        "phones and daemons when its network comes back.",
+    ),
+    Option(
+        "max-connections-per-address",
+        COUNT_OR_NONE,
+        "64",
+        "WebSockets that an address may have at a time: an office behind one address, and no "
+        "more than a small share of the relay. More are answered 503. 0 turns it off.",
+    ),
+    Option(
+        "max-connections",
+        COUNT_OR_NONE,
+        "0",
+        "WebSockets at a time, of all addresses. More are answered 503. 0 is as many as the limit "
+        "of open files is enough for, up to 100000; the relay raises its soft limit to the hard "
+        "one.",
+    ),
+    Option(
+        "max-waiting",
+        COUNT_OR_NONE,
+        "0",
+        "Connections at a time, besides, whose request has not come yet or whose answer has not "
+        "gone. Of more, the one that has waited longest is dropped. 0 is an eighth of the limit "
+        "of open files, up to 2048.",
+    ),
+    Option(
+        "reserve-binaries",
+        SHARE,
+        "0.1",
+        "Share of the WebSockets that is kept for binaries, so that phones cannot lock them out.",
+    ),
+    Option(
+        "limits-dry-run",
+        SWITCH,
+        "no",
+        "Only count and log what these limits would refuse, to try them out on a relay that is in "
+        "use. What the open files are not enough for is refused nevertheless.",
+    ),
+    Option(
+        "production",
+        SWITCH,
+        "no",
+        "Refuse to run with what a relay on the open internet must not have: plain WebSockets "
+        "beyond this machine, root, or more capabilities than to bind low ports.",
+    ),
     Option("log-format", FORMAT, "text", "Lines for people (text) or for machines (json)."),
     Option(
         "log-level", LEVEL, "info", "The quietest level that is logged: debug, info, warn or error."
@@ -357,6 +436,7 @@ class Settings:
     proxy_protocol: bool = False
     trusted_proxy: tuple[addresses.Source, ...] = ()
     limits: Limits = dataclasses.field(default_factory=Limits)
+    production: bool = False
     log_format: bool = False
     """Whether the log is JSON."""
     log_level: Level = Level.INFO

@@ -23,6 +23,7 @@ from twisted.web.http_headers import Headers
 
 from pyrycode_relay import addresses, headers
 from pyrycode_relay.addresses import Trusted
+from pyrycode_relay.admission import Admission, Bound, Denial, Leg
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.headers import Fields, Gate, HeaderError
 from pyrycode_relay.wire import RelayFactory
@@ -36,6 +37,13 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _PHRASES: Final = {426: b"Upgrade Required"}
 """Status phrases that twisted.web does not know."""
 _BARE_400: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_CAPS: Final = {
+    Bound.ADDRESS: "too many connections of this address",
+    Bound.TOTAL: "too many connections",
+    Bound.RESERVE: "what is left is kept for binaries",
+}
+"""What the log calls each number of connections that is reached."""
 
 Handler = Callable[["RelayRequest"], None]
 
@@ -106,17 +114,18 @@ class RelayChannel(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         """Begin."""
-        self.factory.channels.add(self)
+        self.factory.channels[self] = None
         super().connectionMade()
+        self.factory.make_room()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """End."""
-        self.factory.channels.discard(self)
+        self.factory.channels.pop(self, None)
         super().connectionLost(reason)
 
     def surrender(self) -> None:
         """Forget all about the connection: a WebSocket protocol has taken it over."""
-        self.factory.channels.discard(self)
+        self.factory.channels.pop(self, None)
         self.setTimeout(None)
         self.requests.clear()
 
@@ -166,7 +175,8 @@ class RelayRequest(http.Request):
 class Endpoint:
     """A WebSocket path: a gate, and the factory of the connections that pass it."""
 
-    def __init__(self, factory: RelayFactory, gate: Gate) -> None:
+    def __init__(self, leg: Leg, factory: RelayFactory, gate: Gate) -> None:
+        self.leg = leg
         self.factory = factory
         self.gate = gate
 
@@ -174,9 +184,9 @@ class Endpoint:
 class RelaySite(http.HTTPFactory):
     """Serves the relay's paths on one listener or several.
 
-    ``endpoints`` are the WebSocket paths, ``readiness`` says whether new connections are
-    welcome, ``health`` gives what ``/healthz`` shows, ``trusted`` are the proxies that are
-    believed about who is calling.
+    ``endpoints`` are the WebSocket paths, ``admission`` says which upgrades are too many,
+    ``readiness`` whether new connections are welcome, ``health`` what ``/healthz`` shows,
+    ``trusted`` are the proxies that are believed about who is calling.
     """
 
     noisy = False
@@ -185,6 +195,7 @@ class RelaySite(http.HTTPFactory):
         self,
         reactor: IReactorTime,
         endpoints: Mapping[bytes, Endpoint],
+        admission: Admission,
         readiness: Callable[[], Readiness],
         health: Callable[[], Mapping[str, object]],
         observer: Observer,
@@ -195,8 +206,12 @@ class RelaySite(http.HTTPFactory):
         super().__init__(timeout=header_timeout, reactor=reactor)
         self.trusted = trusted
         self.close_timeout = close_timeout
-        self.channels: set[RelayChannel] = set()
+        self.channels: dict[RelayChannel, None] = {}
+        """Connections that wait for a request or for its answer to go, the oldest first."""
+        self.crowded_out = 0
+        """How many of them were dropped for newer ones."""
         self._endpoints = endpoints
+        self._admission = admission
         self._readiness = readiness
         self._health = health
         self._observer = observer
@@ -221,6 +236,24 @@ class RelaySite(http.HTTPFactory):
 
     def log(self, request: http.Request) -> None:
         """Do nothing: an access log has user-agents and query strings, and can be flooded."""
+
+    def make_room(self) -> None:
+        """Drop the connection that has waited longest when there are too many.
+
+        A peer that means it asks at once, so of many silent ones it is never the oldest; and
+        ``/healthz`` can be reached however many there are.
+        """
+        if len(self.channels) <= self._admission.capacity.waiting:
+            return
+        oldest = next(iter(self.channels))
+        del self.channels[oldest]
+        self.crowded_out += 1
+        self._observer.saw(
+            Event.CONNECTION_CAP_REACHED,
+            remote=socket_address(oldest.getPeer()),
+            reason="waited longest among too many without a request",
+        )
+        oldest.forceAbortClient()
 
     def handle(self, request: RelayRequest) -> None:
         """Answer a request, or hand its connection over to a WebSocket protocol."""
@@ -258,13 +291,21 @@ class RelaySite(http.HTTPFactory):
     def _upgrade(self, request: RelayRequest, endpoint: Endpoint) -> None:
         """Refuse what must not reach Autobahn, and hand it the rest.
 
-        The order of the checks is the wire contract's: draining, then the header gate, then the
-        handshake. Of a request that fails its handshake the gate is asked here; of any other,
-        in ``onConnect``.
+        The order of the checks is the wire contract's: draining, then the rate and the numbers
+        of connections, then the header gate, then the handshake. Of a request that fails its
+        handshake the gate is asked here; of any other, in ``onConnect``.
         """
         if self._readiness() is not Readiness.READY:
             request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
             return
+        remote = request.caller
+        denial = self._admission.ask(endpoint.leg, remote)
+        if denial is not None:
+            self._tell(denial, remote, request.path.decode("ascii"))
+            if denial.enforced:
+                status = 429 if denial.bound is Bound.RATE else 503
+                request.refuse(status, {b"Retry-After": b"%d" % denial.retry_after})
+                return
         fields = [
             (name.lower(), values) for name, values in request.requestHeaders.getAllRawHeaders()
         ]
@@ -283,14 +324,32 @@ class RelaySite(http.HTTPFactory):
             status, extra = problem
             request.refuse(status, extra)
             return
-        self._hand_over(request, endpoint, dict(fields))
+        self._hand_over(request, endpoint, dict(fields), remote)
+
+    def _tell(self, denial: Denial, remote: str, path: str) -> None:
+        mode = "enforced" if denial.enforced else "dry run"
+        if denial.bound is Bound.RATE:
+            self._observer.saw(Event.RATE_LIMITED, remote=remote, path=path, mode=mode)
+        else:
+            self._observer.saw(
+                Event.CONNECTION_CAP_REACHED,
+                remote=remote,
+                path=path,
+                reason=_CAPS[denial.bound],
+                mode=mode,
+            )
 
     def _hand_over(
-        self, request: RelayRequest, endpoint: Endpoint, fields: Mapping[bytes, Sequence[bytes]]
+        self,
+        request: RelayRequest,
+        endpoint: Endpoint,
+        fields: Mapping[bytes, Sequence[bytes]],
+        remote: str,
     ) -> None:
         channel = request.channel
         protocol = endpoint.factory.connection()
-        protocol.remote = request.caller
+        protocol.remote = remote
+        protocol.place = self._admission.enter(endpoint.leg, remote)
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
             protocol.device_name = headers.device_name(name[0])

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NoReturn
 
 from twisted.application.service import IServiceCollection
@@ -14,7 +15,9 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from pyrycode_relay import __version__
+from pyrycode_relay import __version__, boot
+from pyrycode_relay.admission import Capacity, CapacityError
+from pyrycode_relay.boot import BootError
 from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import OPTIONS, ConfigurationError, Option, Settings
@@ -42,6 +45,7 @@ class Options(usage.Options):
         ["check-config", None, "Print the settings that would be used, and end."],
     ]
     settings: Settings
+    capacity: Capacity
 
     def __init__(self) -> None:
         self._given: dict[str, list[str]] = {}
@@ -67,9 +71,14 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the settings; with ``--check-config`` print them and end."""
         try:
-            self.settings = Settings.read(self._given, os.environ)
+            self.settings = settings = Settings.read(self._given, os.environ)
+            self.capacity = Capacity.within(boot.raise_open_files(), settings.limits)
         except ConfigurationError as error:
             _fail(error.problems)
+        except CapacityError as error:
+            _fail([str(error)])
+        if settings.production and (problems := [*boot.exposed_addresses(settings)]):
+            _fail(problems)
         if self["check-config"]:
             for line in self.settings.lines():
                 sys.stdout.write(line + "\n")
@@ -124,7 +133,8 @@ def makeService(options: Options) -> RelayService:
     from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
 
     settings = options.settings
-    service = _Process(reactor, settings, [EventLog(settings.log_level, reactor.seconds)])
+    observers = [EventLog(settings.log_level, reactor.seconds)]
+    service = _Process(reactor, settings, observers, capacity=options.capacity)
     service.foreground = options.foreground
     service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
@@ -148,10 +158,27 @@ class _Process(RelayService):
         try:
             super().privilegedStartService()
         except ListenError as error:
-            if self.foreground:
-                _fail([str(error)])
-            # A daemon's twistd takes an exception to the terminal it was started from, and
-            # sys.stderr is its log by now, where a traceback is of no use.
-            sys.stderr.write(f"pyrycode-relay: {error}\n")
-            sys.excepthook = lambda *_: None
+            self._end([str(error)])
             raise
+
+    def startService(self) -> None:
+        """Begin to serve, unless the process should not; by now twistd has shed its privileges."""
+        if self.settings.production:
+            listeners = zip(self.settings.insecure_listen, self.ports, strict=False)
+            exposed = [boot.exposed_socket(each, port.getHost()) for each, port in listeners]
+            problems = [*chain(*exposed, boot.spare_power())]
+            if problems:
+                self._close_ports()
+                self._end(problems)
+                raise BootError(problems)
+        super().startService()
+
+    def _end(self, problems: Sequence[str]) -> None:
+        """Say why the process ends; a daemon's caller has to raise an exception then."""
+        if self.foreground:
+            _fail(problems)
+        # A daemon's twistd takes an exception to the terminal it was started from, and
+        # sys.stderr is its log by now, where a traceback is of no use.
+        for problem in problems:
+            sys.stderr.write(f"pyrycode-relay: {problem}\n")
+        sys.excepthook = lambda *_: None

@@ -40,6 +40,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyrycode_relay import codes
+from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Frame, Ledger, Outbox
@@ -300,6 +301,8 @@ class RelayProtocol(WebSocketServerProtocol):
         self.life = Life.OPENING
         self.remote = ""
         """The peer's address, without port, for the log."""
+        self.place: Place | None = None
+        """What it takes up of the number of connections, until its socket is gone."""
         self.device_name = ""
         self.writable = True
         self._reading = True
@@ -535,6 +538,8 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Take note that the socket is gone."""
+        if self.place is not None:
+            self.place.leave()
         if self.life is Life.SERVING:
             self._leave(codes.GOING_AWAY, "connection lost")
         self.life = Life.GONE

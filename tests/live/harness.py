@@ -353,8 +353,11 @@ QUICK: Final = {
     "close_timeout": 3.0,
     "drain_timeout": 6.0,
     "probe_timeout": 5.0,
+    "upgrade_rate": 0.0,
+    "max_connections_per_address": 0,
 }
-"""Shorter than by default, and still far longer than what takes place under them."""
+"""Shorter times than by default, still far longer than what takes place under them, and no bounds
+for an address: all peers here have the same."""
 
 
 class RelayCase(TestCase):

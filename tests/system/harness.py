@@ -35,6 +35,9 @@ TWISTD = Path(sys.executable).with_name("twistd")
 DEADLINE = 30.0
 """Seconds after which something that was to happen will not: generous, for slow machines."""
 
+LIFTED = ("--upgrade-rate=0", "--max-connections-per-address=0")
+"""Options by which an address is not bounded, as all peers here have the same; later ones win."""
+
 Address = tuple[str, int] | str
 """A host and a port, or the path of a UNIX socket."""
 
@@ -183,7 +186,7 @@ class Relay(Child):
     ) -> None:
         self.logfile = logfile
         to_file = [] if logfile is None else [f"--logfile={logfile}"]
-        twistd = [*launcher, TWISTD, "--pidfile=", "-n", *to_file, "pyrycode-relay"]
+        twistd = [*launcher, TWISTD, "--pidfile=", "-n", *to_file, "pyrycode-relay", *LIFTED]
         super().__init__(directory, [*twistd, *options], **more)
 
     def start(self) -> Relay:

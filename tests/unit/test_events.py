@@ -19,6 +19,8 @@ CONTRACT = {
     "binary_envelope_refused": Level.WARN,
     "binary_unknown_conn_id": Level.WARN,
     "push_wake_dropped": Level.WARN,
+    "rate_limited": Level.WARN,
+    "connection_cap_reached": Level.WARN,
     "starting": Level.INFO,
     "draining": Level.INFO,
     "drained": Level.INFO,
@@ -28,6 +30,8 @@ FLOODING = {
     "binary_envelope_refused",
     "binary_unknown_conn_id",
     "push_wake_dropped",
+    "rate_limited",
+    "connection_cap_reached",
 }
 BY_LABEL = {event.label: event for event in Event}
 

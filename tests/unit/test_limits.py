@@ -29,6 +29,11 @@ CONTRACT = {
     "close_timeout": 5,
     "header_timeout": 5,
     "drain_timeout": 10,
+    "upgrade_rate": 10,
+    "upgrade_burst": 20,
+    "max_connections_per_address": 64,
+    "max_connections": 0,
+    "limits_dry_run": False,
 }
 """The defaults that the contract gives."""
 
@@ -123,6 +128,31 @@ class TokenBucketTests(Cases):
             self.assertFalse(buckets.take("busy"))
         self.assertTrue(buckets.take(0))
 
+    def test_swept(self) -> None:
+        """Buckets that are full again are swept away as another is used, and no others."""
+        buckets = self.buckets(rate=1, burst=3, max_keys=1000)
+        for number in range(100):
+            buckets.take(number)
+        self.clock.advance(2.5)
+        buckets.take("late")
+        self.assertEqual(len(buckets), 101)
+        self.clock.advance(0.5)
+        for _ in range(50):
+            buckets.take("busy")
+        self.assertEqual(len(buckets), 2)
+
+    def test_wait(self) -> None:
+        """The time that is said to be left until a token is what it takes, to the end."""
+        buckets = self.buckets(rate=0.25, burst=2)
+        self.assertEqual(buckets.wait("a"), 0)
+        self.taken(buckets, "a", 2)
+        self.assertEqual(buckets.wait("a"), 4)
+        self.clock.advance(3)
+        self.assertFalse(buckets.take("a"))
+        self.assertEqual(buckets.wait("a"), 1)
+        self.clock.advance(buckets.wait("a"))
+        self.assertTrue(buckets.take("a"))
+
     @examples(100)
     @given(
         st.sampled_from([0.5, 1.0, 4.0]),
@@ -135,7 +165,10 @@ class TokenBucketTests(Cases):
         Nor less: a try after a pause in which a token has come is never in vain.
         """
         clock = Clock()
+        # Sweeping takes nothing from anybody: the other keys are there to be swept.
         buckets = TokenBuckets(rate, burst, clock.seconds, 10)
+        buckets.take("c")
+        buckets.take("d")
         granted: dict[str, list[float]] = {"a": [], "b": []}
         last_try: dict[str, float] = {}
         for key, pause in tries:

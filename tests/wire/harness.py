@@ -445,13 +445,20 @@ class Recorder:
         self.events.clear()
 
 
+LIFTED: dict[str, Any] = {"upgrade_rate": 0, "max_connections_per_address": 0}
+"""Limits by which an address is not bounded."""
+
+
 class Relay:
-    """A running relay with the given `Limits`, all else by default."""
+    """A running relay with the given `Limits`, all else by default.
+
+    Its peers come from one address, so what bounds an address is off, unless it is given.
+    """
 
     def __init__(self, **limits: Any) -> None:
         self.reactor = MemoryReactor()
         self.seen = Recorder()
-        settings = Settings(("tcp:0:interface=127.0.0.1",), limits=Limits(**limits))
+        settings = Settings(("tcp:0:interface=127.0.0.1",), limits=Limits(**LIFTED | limits))
         self.service = RelayService(self.reactor, settings, [self.seen], Steps(1))
         self.peers: list[Peer] = []
         self._accepted = 0
@@ -512,15 +519,17 @@ class Relay:
         self._accept(peer)
         return peer
 
-    def request(self, data: bytes) -> Peer:
+    def request(self, data: bytes, host: str = "192.0.2.7") -> Peer:
         """Connect and send ``data``."""
-        peer = self.tcp()
+        peer = self.tcp(host)
         peer.send(data)
         return peer
 
-    def client(self, path: str, headers: Headers, tail: bytes = b"") -> Client:
+    def client(
+        self, path: str, headers: Headers, tail: bytes = b"", host: str = "192.0.2.7"
+    ) -> Client:
         """Connect and ask for an upgrade."""
-        client = (Binary if path.endswith("server") else Client)(self, "192.0.2.7", path)
+        client = (Binary if path.endswith("server") else Client)(self, host, path)
         self._accept(client)
         client.handshake(headers, tail)
         return client
