@@ -13,7 +13,12 @@ from autobahn import websocket
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+)
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,11 +27,13 @@ from pyrycode_relay import __version__, codes, headers
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.admission import Admission, Capacity, Leg
 from pyrycode_relay.binary_endpoint import BinaryFactory
+from pyrycode_relay.certificates import Files, Folder, Pair, Source
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.phone_endpoint import PhoneFactory
 from pyrycode_relay.settings import Settings, endpoint_string
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
+from pyrycode_relay.tls import Certificates, TLSFactory
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
 
 _bugs = Logger()
@@ -101,7 +108,11 @@ class RelayService(Service):
             limits.header_timeout,
             limits.close_timeout,
             Trusted(settings.trusted_proxy),
+            settings.domain,
         )
+        self.certificates: Certificates | None = None
+        if settings.tls_listen:
+            self.certificates = Certificates(_sources(settings), settings.domain, self, self._clock)
 
     def saw(self, event: Event, **fields: object) -> None:
         """Pass an event on to all observers."""
@@ -123,11 +134,18 @@ class RelayService(Service):
     def privilegedStartService(self) -> None:
         """Open the listeners, while ports below 1024 can still be bound.
 
-        Raises `ListenError`; what was opened before is closed again.
+        Raises `CertificateError` and `ListenError`; what was opened before is closed again.
         """
-        for address in self.settings.insecure_listen:
+        listeners: list[tuple[str, IProtocolFactory]]
+        listeners = [(address, self.site) for address in self.settings.insecure_listen]
+        if self.certificates is not None:
+            # Keys may be for root alone to read, too; then their change needs a restart.
+            self.certificates.load()
+            secure = TLSFactory(self.certificates, self.site, self, self._clock)
+            listeners += [(address, secure) for address in self.settings.tls_listen]
+        for address, factory in listeners:
             try:
-                self.ports.append(self._listen(address))
+                self.ports.append(self._listen(address, factory))
             except Exception as error:
                 self._close_ports()
                 raise ListenError(f"Cannot listen on {address}: {_cause(error)}.") from error
@@ -139,11 +157,11 @@ class RelayService(Service):
             cast(Any, port).connectionLost(Failure(CONNECTION_DONE))
         self.ports.clear()
 
-    def _listen(self, address: str) -> IListeningPort:
+    def _listen(self, address: str, factory: IProtocolFactory) -> IListeningPort:
         # Every server endpoint of Twisted answers at once; only clients' take their time.
         outcome: list[IListeningPort | Failure] = []
         endpoint = serverFromString(self._reactor, endpoint_string(address))
-        endpoint.listen(self.site).addBoth(outcome.append)
+        endpoint.listen(factory).addBoth(outcome.append)
         if not outcome:
             raise ListenError("the endpoint did not answer at once")
         if isinstance(outcome[0], Failure):
@@ -155,6 +173,8 @@ class RelayService(Service):
         super().startService()
         if not self.ports:
             self.privilegedStartService()
+        if self.certificates is not None:
+            self.certificates.watch()
         self.readiness = Readiness.READY
         if not websocket.USES_NVX:
             self.saw(
@@ -170,11 +190,18 @@ class RelayService(Service):
             listen=", ".join(_address(port) for port in self.ports),
         )
 
+    def reload(self) -> None:
+        """Read the certificates again."""
+        if self.certificates is not None:
+            self.certificates.reload()
+
     # Stopping
 
     def stopService(self) -> Deferred[None]:
         """Drain: open no more, flush, tell every peer to go, and be done by the drain timeout."""
         super().stopService()
+        if self.certificates is not None:
+            self.certificates.stop()
         self.readiness = Readiness.DRAINING
         phones = list(self._connections(self._phones))
         binaries = list(self._connections(self._binaries))
@@ -235,6 +262,13 @@ class RelayService(Service):
                 dismissal.cancel()
         self.exchange.registry.close()
         self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
+
+
+def _sources(settings: Settings) -> list[Source]:
+    """Return where certificates come from."""
+    pairs = zip(settings.tls_cert, settings.tls_key, strict=True)
+    files = [Files(Pair(certificate, key)) for certificate, key in pairs]
+    return [*files, *map(Folder, settings.tls_dir)]
 
 
 def _log_close_failure(failure: Failure) -> None:

@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
@@ -25,6 +26,7 @@ ENVIRONMENT_PREFIX: Final = "PYRYCODE_RELAY_"
 
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _BYTES = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
 _MAX_SECONDS: Final = 86_400.0
 _MAX_BYTES: Final = 2**40
 _ON: Final = frozenset({"1", "on", "true", "yes"})
@@ -133,6 +135,33 @@ def _is_ip(host: str) -> bool:
     return True
 
 
+def _tls_address(text: str) -> str:
+    if text.startswith("ssl:"):
+        raise ValueError(text)
+    endpoint_string(text)
+    return text
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(text)
+    return Path(text)
+
+
+def _domain(text: str) -> str:
+    """Return a DNS name in lower case. Addresses are none: a client sends no SNI for them."""
+    name = text.lower()
+    labels = name.split(".")
+    if (
+        not text.isascii()
+        or len(name) > 253
+        or labels[-1].isdigit()
+        or not all(map(_LABEL.fullmatch, labels))
+    ):
+        raise ValueError(text)
+    return name
+
+
 def _level(text: str) -> Level:
     try:
         return Level[text.upper()]
@@ -192,6 +221,14 @@ SOURCE: Final = Kind(
     addresses.source,
     "a network without bits behind its prefix, such as 10.0.0.0/8 or fd00::/8, an address, or unix",
 )
+TLS_ADDRESS: Final = Kind(
+    _tls_address,
+    ":443, 127.0.0.1:443, [::1]:443 (ports to 65535) or a Twisted endpoint string that is plain "
+    "by itself (tcp:, unix:, systemd:)",
+    endpoint_string,
+)
+PATH: Final = Kind(_path, "a path, which is not empty")
+DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +286,49 @@ OPTIONS: Final = (
         "X-Forwarded-For and Forwarded: 127.0.0.1, 10.0.0.0/8, fd00::/8, or unix for whoever can "
         "open our UNIX sockets. May be given more than once. Trust no more than your own proxies, "
         "or callers choose the address they are logged and limited by.",
+        many=True,
+    ),
+    Option(
+        "tls-listen",
+        TLS_ADDRESS,
+        "",
+        "Where to serve WebSockets over TLS, in the same forms. May be given more than once. "
+        ":443 when there is a certificate (--tls-cert, --tls-dir or --domain) and nothing is "
+        "given here.",
+        many=True,
+    ),
+    Option(
+        "tls-cert",
+        PATH,
+        "",
+        "A PEM file with a certificate and, behind it, those that lead to its CA (fullchain.pem). "
+        "Read again when it changes, and on SIGHUP. May be given more than once, each with its "
+        "--tls-key: other names, or an RSA and an ECDSA certificate for the same.",
+        many=True,
+    ),
+    Option(
+        "tls-key",
+        PATH,
+        "",
+        "The PEM file with the private key of the --tls-cert at the same place. Nobody but its "
+        "owner may be able to read it: chmod 600.",
+        many=True,
+    ),
+    Option(
+        "tls-dir",
+        PATH,
+        "",
+        "A directory of certificates: NAME.pem with the chain, and its key in the same file, in "
+        "NAME.key or in NAME-key.pem. Which one a client gets is decided by the name it asks "
+        "for. May be given more than once.",
+        many=True,
+    ),
+    Option(
+        "domain",
+        DOMAIN,
+        "",
+        "A name the relay is reached by. Over TLS, a handshake that asks for another name is "
+        "refused and a request for another Host is answered 421. May be given more than once.",
         many=True,
     ),
     Option(
@@ -435,6 +515,13 @@ class Settings:
     """Addresses as they were given; `endpoint_string` makes endpoints of them."""
     proxy_protocol: bool = False
     trusted_proxy: tuple[addresses.Source, ...] = ()
+    tls_listen: tuple[str, ...] = ()
+    tls_cert: tuple[Path, ...] = ()
+    tls_key: tuple[Path, ...] = ()
+    """As many as there are in ``tls_cert``, and in the same order."""
+    tls_dir: tuple[Path, ...] = ()
+    domain: tuple[str, ...] = ()
+    """DNS names in lower case."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     production: bool = False
     log_format: bool = False
@@ -462,9 +549,11 @@ class Settings:
                     place = source or f"--{option.name}"
                     problems.append(f"{place} is {text!r}; allowed: {option.kind.allowed}.")
             values[option.field] = tuple(found) if option.many else found and found[-1]
+        if not values["tls_listen"] and any(values[each] for each in _TLS_SOURCES):
+            values["tls_listen"] = (_HTTPS,)
         if not problems:
             problems.extend(_contradictions(values))
-        elif not _source(_LISTEN, given, environment)[1]:
+        elif not any(_source(each, given, environment)[1] for each in _LISTENERS):
             problems.append(_NOWHERE)
         if problems:
             raise ConfigurationError(problems)
@@ -484,19 +573,41 @@ class Settings:
                 yield f"{option.name} = {option.kind.show(each)}"
 
 
-_LISTEN: Final = OPTIONS[0]
-_NOWHERE: Final = "Nothing to listen on; give --insecure-listen=:8080 or another address."
+_HTTPS: Final = ":443"
+_TLS_SOURCES: Final = ("tls_cert", "tls_dir", "domain")
+"""What there can be a certificate from, and TLS with it."""
+_LISTENERS: Final = tuple(
+    option for option in OPTIONS if option.field in {"insecure_listen", "tls_listen", *_TLS_SOURCES}
+)
+_NOWHERE: Final = (
+    "Nothing to listen on; give --tls-cert and --tls-key, or --insecure-listen=:8080 or another "
+    "address."
+)
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with values that are each fine by themselves."""
-    if not values["insecure_listen"]:
+    if not values["insecure_listen"] and not values["tls_listen"]:
         yield _NOWHERE
     if values["proxy_protocol"] and not values["trusted_proxy"]:
         yield (
             "--proxy-protocol is given and no proxy is trusted; say whose header counts, as in "
             "--trusted-proxy=10.0.0.0/8."
         )
+    if len(values["tls_cert"]) != len(values["tls_key"]):
+        yield (
+            f"--tls-cert is given {_times(values['tls_cert'])} and --tls-key "
+            f"{_times(values['tls_key'])}; give one --tls-key for each --tls-cert, in their order."
+        )
+    if values["tls_listen"] and not any(values[each] for each in _TLS_SOURCES):
+        yield (
+            f"--tls-listen is {values['tls_listen'][0]!r} and there is no certificate; give "
+            "--tls-cert and --tls-key, --tls-dir, or --domain."
+        )
+
+
+def _times(values: Sequence[object]) -> str:
+    return "once" if len(values) == 1 else f"{len(values)} times"
 
 
 def _source(

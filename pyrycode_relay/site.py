@@ -17,6 +17,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http_headers import Headers
@@ -34,7 +35,8 @@ RETRY_AFTER: Final = 5
 """Seconds a client is asked to wait when the relay is draining: about a restart."""
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_PHRASES: Final = {426: b"Upgrade Required"}
+_PORT: Final = re.compile(rb":[0-9]*\Z")
+_PHRASES: Final = {421: b"Misdirected Request", 426: b"Upgrade Required"}
 """Status phrases that twisted.web does not know."""
 _BARE_400: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -186,7 +188,8 @@ class RelaySite(http.HTTPFactory):
 
     ``endpoints`` are the WebSocket paths, ``admission`` says which upgrades are too many,
     ``readiness`` whether new connections are welcome, ``health`` what ``/healthz`` shows,
-    ``trusted`` are the proxies that are believed about who is calling.
+    ``trusted`` are the proxies that are believed about who is calling, ``domains`` the names that
+    a request over TLS may be for, in lower case; none is any.
     """
 
     noisy = False
@@ -202,9 +205,11 @@ class RelaySite(http.HTTPFactory):
         header_timeout: float,
         close_timeout: float,
         trusted: Trusted,
+        domains: Sequence[str] = (),
     ) -> None:
         super().__init__(timeout=header_timeout, reactor=reactor)
         self.trusted = trusted
+        self._hosts = frozenset(domain.encode() for domain in domains)
         self.close_timeout = close_timeout
         self.channels: dict[RelayChannel, None] = {}
         """Connections that wait for a request or for its answer to go, the oldest first."""
@@ -258,7 +263,9 @@ class RelaySite(http.HTTPFactory):
     def handle(self, request: RelayRequest) -> None:
         """Answer a request, or hand its connection over to a WebSocket protocol."""
         endpoint = self._endpoints.get(request.path)
-        if endpoint is not None:
+        if self._hosts and _over_tls(request) and _host(request) not in self._hosts:
+            request.refuse(421)
+        elif endpoint is not None:
             self._upgrade(request, endpoint)
         elif request.path == b"/healthz":
             self._answer_health(request)
@@ -393,6 +400,17 @@ def _single(request: http.Request, name: str) -> bytes | None:
     """Return the value of a header that stands exactly once."""
     values = request.requestHeaders.getRawHeaders(name.encode()) or []
     return values[0] if len(values) == 1 else None
+
+
+def _over_tls(request: RelayRequest) -> bool:
+    """Whether TLS ends here; what ends it elsewhere checks the Host itself."""
+    return isinstance(request.channel.transport, TLSMemoryBIOProtocol)
+
+
+def _host(request: http.Request) -> bytes:
+    """Return the Host without its port, in lower case; nothing where there is not just one."""
+    host = _single(request, "host") or b""
+    return _PORT.sub(b"", host).lower()
 
 
 def _handshake_problem(request: RelayRequest) -> tuple[int, dict[bytes, bytes]] | None:

@@ -18,6 +18,7 @@ from twisted.python.logfile import LogFile
 from pyrycode_relay import __version__, boot
 from pyrycode_relay.admission import Capacity, CapacityError
 from pyrycode_relay.boot import BootError
+from pyrycode_relay.certificates import CertificateError
 from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import OPTIONS, ConfigurationError, Option, Settings
@@ -137,6 +138,7 @@ def makeService(options: Options) -> RelayService:
     service = _Process(reactor, settings, observers, capacity=options.capacity)
     service.foreground = options.foreground
     service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
+    service.later = reactor.callFromThread  # type: ignore[attr-defined]
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
     return service
 
@@ -146,6 +148,8 @@ class _Process(RelayService):
 
     foreground = True
     writer: Writer | None = None
+    later: Callable[..., object]
+    """Runs a function in the reactor's thread."""
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, and have it log through our writer."""
@@ -157,12 +161,15 @@ class _Process(RelayService):
         """Open the listeners; one that cannot be opened ends the process with a sentence."""
         try:
             super().privilegedStartService()
-        except ListenError as error:
-            self._end([str(error)])
+        except (CertificateError, ListenError) as error:
+            self._end(str(error).splitlines())
             raise
 
     def startService(self) -> None:
-        """Begin to serve, unless the process should not; by now twistd has shed its privileges."""
+        """Begin to serve, unless the process should not; by now twistd has shed its privileges.
+
+        SIGHUP, which would end the process, has the certificates read again.
+        """
         if self.settings.production:
             listeners = zip(self.settings.insecure_listen, self.ports, strict=False)
             exposed = [boot.exposed_socket(each, port.getHost()) for each, port in listeners]
@@ -171,6 +178,7 @@ class _Process(RelayService):
                 self._close_ports()
                 self._end(problems)
                 raise BootError(problems)
+        signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
         super().startService()
 
     def _end(self, problems: Sequence[str]) -> None:

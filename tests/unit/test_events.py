@@ -21,6 +21,10 @@ CONTRACT = {
     "push_wake_dropped": Level.WARN,
     "rate_limited": Level.WARN,
     "connection_cap_reached": Level.WARN,
+    "tls_reloaded": Level.INFO,
+    "tls_reload_failed": Level.WARN,
+    "tls_expires": Level.WARN,
+    "tls_handshake_failed": Level.DEBUG,
     "starting": Level.INFO,
     "draining": Level.INFO,
     "drained": Level.INFO,
@@ -32,6 +36,7 @@ FLOODING = {
     "push_wake_dropped",
     "rate_limited",
     "connection_cap_reached",
+    "tls_handshake_failed",
 }
 BY_LABEL = {event.label: event for event in Event}
 

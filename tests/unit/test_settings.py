@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,10 @@ from tests.unit.bench import Cases, cases, examples
 LISTEN = "insecure-listen"
 LISTEN_VARIABLE = "PYRYCODE_RELAY_INSECURE_LISTEN"
 HERE = ["127.0.0.1:0"]
+PATHS = ("tls-cert", "tls-key", "tls-dir")
 BY_NAME = {option.name: option for option in OPTIONS if option.name != LISTEN}
+WORDS = [name for name in BY_NAME if name not in PATHS]
+"""Options of which some texts are wrong by themselves; almost any text is a path."""
 SECONDS = [
     "grace",
     "write-stall",
@@ -182,7 +186,7 @@ class OptionTests(SettingsCase):
         self.assertEqual(len(self.problems({"log-format": "xml", "log-level": "loud"})), 2)
 
     @examples(200)
-    @given(st.sampled_from([*BY_NAME]), st.text(max_size=12))
+    @given(st.sampled_from(WORDS), st.text(max_size=12))
     def test_any_text(self, name: str, text: str) -> None:
         """Any text for any option is a setting or one sentence, never another error."""
         try:
@@ -231,9 +235,68 @@ class SourceTests(SettingsCase):
 
     def test_one_sentence_each(self) -> None:
         """Each mistake is one sentence on one line."""
-        for problem in self.problems(dict.fromkeys(BY_NAME, "\n"), listen=["\n"]):
+        for problem in self.problems(dict.fromkeys(WORDS, "\n"), listen=["\n"]):
             self.assertEqual(len(problem.splitlines()), 1)
             self.assertTrue(problem.endswith("."))
+
+
+class TLSTests(SettingsCase):
+    def settings(self, **given: list[str]) -> Settings:
+        """Read settings from a command line with nothing but ``given``."""
+        return Settings.read({name.replace("_", "-"): texts for name, texts in given.items()}, {})
+
+    def refused(self, **given: list[str]) -> tuple[str, ...]:
+        """Return what is wrong with a command line."""
+        return self.assertRaises(ConfigurationError, self.settings, **given).problems
+
+    def test_default_address(self) -> None:
+        """Whatever brings a certificate brings port 443, unless there is an address."""
+        for line in (
+            {"tls_cert": ["c"], "tls_key": ["k"]},
+            {"tls_dir": ["d"]},
+            {"domain": ["relay.example"]},
+        ):
+            self.assertEqual(self.settings(**line).tls_listen, (":443",))
+            line["tls_listen"] = ["127.0.0.1:1", "[::1]:2"]
+            self.assertEqual(self.settings(**line).tls_listen, ("127.0.0.1:1", "[::1]:2"))
+        self.assertEqual(read().tls_listen, ())
+
+    def test_pairs(self) -> None:
+        """Certificates and keys stand in their order, and there is one for each other."""
+        found = self.settings(tls_cert=["a", "b"], tls_key=["c", "d"])
+        self.assertEqual(
+            (found.tls_cert, found.tls_key), ((Path("a"), Path("b")), (Path("c"), Path("d")))
+        )
+        self.assertEqual(
+            self.refused(tls_cert=["a", "b"], tls_key=["c"]),
+            (
+                (
+                    "--tls-cert is given 2 times and --tls-key once; give one --tls-key for each "
+                    "--tls-cert, in their order."
+                ),
+            ),
+        )
+        self.assertIn(
+            "0 times and --tls-key once", self.refused(tls_key=["k"], insecure_listen=HERE)[0]
+        )
+
+    def test_no_certificate(self) -> None:
+        """An address for TLS without anything to serve is a sentence."""
+        [problem] = self.refused(tls_listen=["127.0.0.1:1"])
+        self.assertIn("--tls-listen is '127.0.0.1:1' and there is no certificate; give ", problem)
+
+    def test_tls_in_tls(self) -> None:
+        """An endpoint that brings TLS along is no place for it."""
+        [problem] = self.refused(tls_listen=["ssl:443"], tls_dir=["d"])
+        self.assertIn("--tls-listen is 'ssl:443'; allowed: ", problem)
+
+    def test_domains(self) -> None:
+        """Names are DNS names, whatever the case; addresses and wildcards are none."""
+        found = self.settings(domain=["Relay.Example.ORG", "localhost", "a-b.x1"])
+        self.assertEqual(found.domain, ("relay.example.org", "localhost", "a-b.x1"))
+        wrong = ["", ".", "a.", "-a", "a-", "*.a", "a b", "127.0.0.1", "[::1]", "a:443", "ä.org"]
+        wrong += ["a" * 64, ".".join(["a" * 60] * 5), "a/b", "\u212a.org"]
+        self.assertEqual(len(self.refused(domain=wrong)), len(wrong))
 
 
 class ListenTests(SettingsCase):

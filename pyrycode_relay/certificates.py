@@ -1,0 +1,249 @@
+"""Certificates in files: what has to be right about them before anyone is served with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+_MAX_FILE: Final = 2**20
+"""Bytes of a file that is read: chains have a few thousand."""
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_KEY: Final = re.compile(
+    rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL
+)
+
+
+class CertificateError(Exception):
+    """Certificates that cannot be used; ``problems`` has one sentence for each mistake."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The files of a certificate, its chain behind it, and of its key; they may be one."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A source of one pair. An ``awaited`` one may not be there yet, or be of no use any more."""
+
+    pair: Pair
+    awaited: bool = False
+
+    def pairs(self) -> Sequence[Pair]:
+        """Return the pair."""
+        return [self.pair]
+
+    def __str__(self) -> str:
+        return str(self.pair.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A source of pairs: ``NAME.pem`` with its key in ``NAME.key``, ``NAME-key.pem`` or itself."""
+
+    path: Path
+    awaited: bool = False
+
+    def pairs(self) -> Sequence[Pair]:
+        """Return the pairs that are there now. Raises `CertificateError`."""
+        try:
+            names = {each.name for each in self.path.iterdir()}
+        except OSError as error:
+            raise CertificateError(f"{self.path} cannot be read: {error.strerror}.") from error
+        pairs = [
+            Pair(self.path / name, self.path / self._key(name.removesuffix(".pem"), names))
+            for name in sorted(names)
+            if name.endswith(".pem") and not name.endswith("-key.pem") and name[0] != "."
+        ]
+        if not pairs:
+            raise CertificateError(
+                f"{self.path} has no certificate; put its chain there as NAME.pem and its key as "
+                "NAME.key."
+            )
+        return pairs
+
+    def _key(self, stem: str, names: set[str]) -> str:
+        for name in (f"{stem}.key", f"{stem}-key.pem"):
+            if name in names:
+                return name
+        return f"{stem}.pem"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Source = Files | Folder
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that can be served: its chain, leaf first, and its key.
+
+    ``names`` are the DNS names it is for, in lower case, wildcards among them; one for IP addresses
+    alone has none. Times are in seconds since 1970.
+    """
+
+    pair: Pair
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKeyTypes
+    names: frozenset[str]
+    not_before: float
+    not_after: float
+
+    @classmethod
+    def read(cls, pair: Pair, now: float) -> Certificate:
+        """Read and check a pair. Raises `CertificateError`."""
+        chain = _chain(pair.certificate)
+        key = _private_key(pair.key)
+        leaf = chain[0]
+        if leaf.public_key() != key.public_key():
+            raise CertificateError(_mismatch(pair, chain, key))
+        names, addresses = _names(pair.certificate, leaf)
+        if not names and not addresses:
+            raise CertificateError(
+                f"The certificate in {pair.certificate} names nothing that it is for; have it "
+                "issued with a subjectAltName, which is all that clients look at."
+            )
+        not_before = leaf.not_valid_before_utc.timestamp()
+        not_after = leaf.not_valid_after_utc.timestamp()
+        if not_after <= now:
+            raise CertificateError(
+                f"The certificate in {pair.certificate} has expired on {day(not_after)}; renew it."
+            )
+        if not_before > now:
+            raise CertificateError(
+                f"The certificate in {pair.certificate} is not valid before "
+                f"{leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait, or set the clock."
+            )
+        return cls(pair, chain, key, names, not_before, not_after)
+
+    @property
+    def kind(self) -> type[PrivateKeyTypes]:
+        """The type of its key: a client may take one type and not another."""
+        return type(self.key)
+
+    def covers(self, name: str) -> bool:
+        """Whether it is for ``name``, in lower case; a wildcard stands for one label."""
+        return name in self.names or wildcard(name) in self.names
+
+    def __str__(self) -> str:
+        names = ",".join(sorted(self.names)) or "addresses"
+        return f"{names} until {day(self.not_after)}"
+
+
+def wildcard(name: str) -> str:
+    """Return the wildcard that covers ``name``."""
+    return "*." + name.partition(".")[2]
+
+
+def day(time: float) -> str:
+    """Return the day of a time in seconds since 1970, in UTC."""
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}"
+
+
+def _chain(path: Path) -> tuple[x509.Certificate, ...]:
+    data, _ = _contents(path)
+    try:
+        chain = tuple(x509.load_pem_x509_certificates(data))
+    except ValueError:
+        raise CertificateError(
+            f"{path} has no certificate in PEM form, or a damaged one; give the CA's fullchain.pem."
+        ) from None
+    for number, (issued, issuer) in enumerate(pairwise(chain), 2):
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (ValueError, InvalidSignature):
+            raise CertificateError(
+                f"Certificate {number} in {path} has not issued the one before it; put the "
+                "server's own first, then its issuer, and so on."
+            ) from None
+        except (TypeError, UnsupportedAlgorithm):
+            # Clients may know the algorithm.
+            continue
+    return chain
+
+
+def _private_key(path: Path) -> PrivateKeyTypes:
+    data, mode = _contents(path)
+    found = _KEY.search(data)
+    if found is None:
+        raise CertificateError(f"{path} has no private key in PEM form.")
+    if mode & _OTHERS:
+        raise CertificateError(
+            f"The key {path} can be used by others than its owner (mode {mode & 0o777:o}); run: "
+            f"chmod 600 {path}."
+        )
+    try:
+        return serialization.load_pem_private_key(found[0], None)
+    except TypeError:
+        raise CertificateError(
+            f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        if found[1] == b"ENCRYPTED PRIVATE KEY":
+            raise CertificateError(
+                f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
+            ) from None
+        raise CertificateError(f"The key {path} is damaged, or of a kind unknown here.") from None
+
+
+def _contents(path: Path) -> tuple[bytes, int]:
+    """Return a file's bytes and mode, both of the same file though its name may change hands."""
+    try:
+        # A pipe would keep us waiting.
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CertificateError(f"{path} is not a file.")
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise CertificateError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > _MAX_FILE:
+        raise CertificateError(f"{path} has over {_MAX_FILE} bytes, which is no PEM file's size.")
+    return data, status.st_mode
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _mismatch(pair: Pair, chain: Sequence[x509.Certificate], key: PrivateKeyTypes) -> str:
+    if any(each.public_key() == key.public_key() for each in chain[1:]):
+        return (
+            f"The certificate for {pair.key} is not the first in {pair.certificate}; put it there."
+        )
+    return (
+        f"The key {pair.key} is not the one of the certificate in {pair.certificate}; give the "
+        "key that it was issued for."
+    )
+
+
+def _names(path: Path, leaf: x509.Certificate) -> tuple[frozenset[str], int]:
+    try:
+        extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return frozenset(), 0
+    except ValueError:
+        raise CertificateError(f"The certificate in {path} is damaged.") from None
+    names = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return frozenset(each.lower() for each in names), len(addresses)
