@@ -183,7 +183,7 @@ class FloodTests(LogCase):
     @cases(FLOODS)
     def test_bounded(self, event: Event) -> None:
         """What a peer can repeat at will leaves a few lines and then one now and again."""
-        log = self.event_log()
+        log = self.event_log(Level.DEBUG)
         self.assertLess(self.saw(log, event, 1000), 10)
         self.clock.advance(60)
         self.assertIn(self.saw(log, event, 1000), range(1, 10))
