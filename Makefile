@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[examples]'
+	$(BIN)/pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python setup.cfg pyproject.toml

@@ -36,6 +36,12 @@ LEVELS = {
     "exchange": 2,
     "logs": 2,
     "phone_endpoint": 2,
+    "probe.__init__": 0,
+    "probe.command": 4,
+    "probe.conversation": 3,
+    "probe.dial": 2,
+    "probe.report": 1,
+    "probe.target": 1,
     "tls": 2,
     "wire": 2,
     "boot": 3,
@@ -44,7 +50,10 @@ LEVELS = {
     "site": 3,
     "tap": 4,
 }
-"""Each module's level: 0 contract, 1 state, 2 adapters, 3 assembly, 4 twistd."""
+"""Each module's level: 0 contract, 1 state, 2 adapters, 3 assembly, 4 programs.
+
+The probe is a program of its own: see `ProbeTests`.
+"""
 
 AUTOBAHN = {
     "wire": None,
@@ -113,11 +122,17 @@ def siblings(source: str) -> set[str]:
     found = set()
     for each in imports(source):
         if within(each.full, "pyrycode_relay"):
-            parts = [*each.full.split("."), "__init__"]
-            found.add(parts[1] if parts[1] in LEVELS else "__init__")
-            if parts[1] not in LEVELS and not parts[1].startswith("__"):
-                found.add(parts[1])
+            parts = [*each.full.split("."), "__init__"][1:]
+            modules = {".".join(parts[:2]), parts[0]} & set(LEVELS)
+            found |= modules or {"__init__"}
+            if not modules and not parts[0].startswith("__"):
+                found.add(parts[0])
     return found
+
+
+def is_probe(module: str) -> bool:
+    """Whether a module is the probe's."""
+    return within(module, "probe")
 
 
 def upward(module: str, source: str) -> list[str]:
@@ -256,18 +271,17 @@ def _is_bug_report(call: ast.Call, loggers: set[str]) -> bool:
     )
 
 
-SOURCES = {path.stem: path.read_text() for path in sorted(PACKAGE.glob("*.py"))}
-MODULES = {module: (module,) for module in SOURCES}
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path.read_text()
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = {module.replace(".", "_"): (module,) for module in SOURCES}
 
 
 class LayerTests(Cases):
     def test_every_module_has_a_level(self) -> None:
         """The table of levels names just the modules there are, those in folders too."""
-        there = {
-            ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-            for path in PACKAGE.rglob("*.py")
-        }
-        self.assertEqual(there, set(LEVELS))
+        self.assertEqual(set(SOURCES), set(LEVELS))
 
     @cases(MODULES)
     def test_downward(self, module: str) -> None:
@@ -296,6 +310,23 @@ class LayerTests(Cases):
     def test_reactor(self, module: str) -> None:
         """Nobody imports the reactor but the function that twistd calls for the service."""
         self.assertEqual(reactors(module, SOURCES[module]), [])
+
+
+class ProbeTests(Cases):
+    """The probe is another program, for another machine, that happens to be shipped along."""
+
+    @cases({module: (module,) for module in SOURCES if not is_probe(module)})
+    def test_the_relay_does_without(self, module: str) -> None:
+        """No module of the relay imports the probe, or the client library that it is made of."""
+        taken = [each.full for each in imports(SOURCES[module])]
+        self.assertFalse([each for each in taken if within(each, "websockets")])
+        self.assertFalse([each for each in siblings(SOURCES[module]) if is_probe(each)])
+
+    @cases({name: modules for name, modules in MODULES.items() if is_probe(*modules)})
+    def test_the_probe_does_without(self, module: str) -> None:
+        """The probe shares names and numbers with the relay, and no code that could be wrong."""
+        shared = {each for each in siblings(SOURCES[module]) if not is_probe(each)}
+        self.assertLessEqual(shared, {"__init__", "codes"})
 
 
 class PluginTests(Cases):
@@ -331,7 +362,7 @@ class LogTests(Cases):
         for module in ("binary_endpoint", "phone_endpoint", "site", "service", "exchange"):
             self.assertGreater(told[module], 0, module)
 
-    @cases({module: (module,) for module in SOURCES if module != "logs"})
+    @cases({each: (each,) for each in SOURCES if each != "logs" and not is_probe(each)})
     def test_nothing_else(self, module: str) -> None:
         """Nothing is logged but events, and bugs by a literal."""
         self.assertEqual(other_logging(module, SOURCES[module]), [])
@@ -352,6 +383,7 @@ class OffenderTests(Cases):
             "in_a_function": ("outbox", "def f():\n    from pyrycode_relay import wire"),
             "no_level": ("tap", "from pyrycode_relay.attic import thing"),
             "no_level_module": ("tap", "import pyrycode_relay.attic"),
+            "in_a_folder": ("probe.report", "from pyrycode_relay.probe.dial import Dial"),
         }
     )
     def test_upward(self, module: str, source: str) -> None:
