@@ -65,7 +65,7 @@ class RelayChannel(http.HTTPChannel):
     twisted.web starts the time anew with every byte.
     """
 
-    factory: RelaySite
+    factory: Site
     transport: Any
 
     def dataReceived(self, data: bytes) -> None:
@@ -183,13 +183,11 @@ class Endpoint:
         self.gate = gate
 
 
-class RelaySite(http.HTTPFactory):
-    """Serves the relay's paths on one listener or several.
+class Site(http.HTTPFactory):
+    """Serves HTTP on one listener or several: makes connections' channels, bounds their number.
 
-    ``endpoints`` are the WebSocket paths, ``admission`` says which upgrades are too many,
-    ``readiness`` whether new connections are welcome, ``health`` what ``/healthz`` shows,
-    ``trusted`` are the proxies that are believed about who is calling, ``domains`` the names that
-    a request over TLS may be for, in lower case; none is any.
+    ``waiting`` is how many connections without an answer there may be, ``trusted`` are the
+    proxies that are believed about who is calling.
     """
 
     noisy = False
@@ -197,29 +195,25 @@ class RelaySite(http.HTTPFactory):
     def __init__(
         self,
         reactor: IReactorTime,
-        endpoints: Mapping[bytes, Endpoint],
-        admission: Admission,
-        readiness: Callable[[], Readiness],
-        health: Callable[[], Mapping[str, object]],
         observer: Observer,
         header_timeout: float,
         close_timeout: float,
+        waiting: int,
         trusted: Trusted,
-        domains: Sequence[str] = (),
     ) -> None:
         super().__init__(timeout=header_timeout, reactor=reactor)
         self.trusted = trusted
-        self._hosts = frozenset(domain.encode() for domain in domains)
         self.close_timeout = close_timeout
         self.channels: dict[RelayChannel, None] = {}
         """Connections that wait for a request or for its answer to go, the oldest first."""
         self.crowded_out = 0
         """How many of them were dropped for newer ones."""
-        self._endpoints = endpoints
-        self._admission = admission
-        self._readiness = readiness
-        self._health = health
+        self._waiting = waiting
         self._observer = observer
+
+    def handle(self, request: RelayRequest) -> None:
+        """Answer a request."""
+        raise NotImplementedError
 
     def buildProtocol(  # type: ignore[override]
         self,
@@ -248,7 +242,7 @@ class RelaySite(http.HTTPFactory):
         A peer that means it asks at once, so of many silent ones it is never the oldest; and
         ``/healthz`` can be reached however many there are.
         """
-        if len(self.channels) <= self._admission.capacity.waiting:
+        if len(self.channels) <= self._waiting:
             return
         oldest = next(iter(self.channels))
         del self.channels[oldest]
@@ -259,6 +253,36 @@ class RelaySite(http.HTTPFactory):
             reason="waited longest among too many without a request",
         )
         oldest.forceAbortClient()
+
+
+class RelaySite(Site):
+    """Serves the relay's paths.
+
+    ``endpoints`` are the WebSocket paths, ``admission`` says which upgrades are too many,
+    ``readiness`` whether new connections are welcome, ``health`` what ``/healthz`` shows,
+    ``domains`` are the names that a request over TLS may be for, in lower case; none is any.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoints: Mapping[bytes, Endpoint],
+        admission: Admission,
+        readiness: Callable[[], Readiness],
+        health: Callable[[], Mapping[str, object]],
+        observer: Observer,
+        header_timeout: float,
+        close_timeout: float,
+        trusted: Trusted,
+        domains: Sequence[str] = (),
+    ) -> None:
+        waiting = admission.capacity.waiting
+        super().__init__(reactor, observer, header_timeout, close_timeout, waiting, trusted)
+        self._hosts = frozenset(domain.encode() for domain in domains)
+        self._endpoints = endpoints
+        self._admission = admission
+        self._readiness = readiness
+        self._health = health
 
     def handle(self, request: RelayRequest) -> None:
         """Answer a request, or hand its connection over to a WebSocket protocol."""
