@@ -62,6 +62,12 @@ def canonical(host: str) -> str:
         return host
 
 
+def remote_address(peer: object) -> str:
+    """Return the address of a transport's peer, without its port, canonical; or `UNIX`."""
+    host = getattr(peer, "host", None)
+    return UNIX if host is None else canonical(str(host))
+
+
 def limit_key(address: str) -> str:
     """Return whom limits count the caller from ``address`` as: an IPv6 one as its /64."""
     if ":" not in address:

@@ -61,6 +61,7 @@ class Event(enum.Enum):
     ACME_FAILED = ("acme_failed", Level.WARN, False)
     ACME_NO_ADVICE = ("acme_no_advice", Level.DEBUG, False)
     CERT_CACHE_TIGHTENED = ("cert_cache_tightened", Level.WARN, False)
+    PROXY_REFUSED = ("proxy_refused", Level.WARN, True)
     REQUEST_REFUSED = ("request_refused", Level.DEBUG, False)
     RATE_LIMITED = ("rate_limited", Level.WARN, True)
     CONNECTION_CAP_REACHED = ("connection_cap_reached", Level.WARN, True)

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pyrycode_relay.addresses import limit_key
 from pyrycode_relay.events import Event, Level
 from pyrycode_relay.limits import TokenBuckets
 
@@ -62,7 +63,8 @@ class EventLog:
         """Write a line, unless the event is too quiet or too frequent."""
         if event.level < self._threshold:
             return
-        if event.floods and not self._buckets.take((event, fields.get("remote"))):
+        caller = limit_key(str(fields.get("remote")))
+        if event.floods and not self._buckets.take((event, caller)):
             return
         self._log.emit(
             _TWISTED_LEVELS[event.level],

@@ -31,6 +31,7 @@ from pyrycode_relay.certificates import Files, Folder, Pair, Source
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.phone_endpoint import PhoneFactory
+from pyrycode_relay.proxyproto import ProxyFactory
 from pyrycode_relay.settings import Settings, endpoint_string
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
 from pyrycode_relay.tls import Certificates, TLSFactory
@@ -83,6 +84,7 @@ class RelayService(Service):
         self._aborted = 0
         self._dismissals: list[IDelayedCall] = []
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
+        self._trusted = Trusted(settings.trusted_proxy)
         limits = settings.limits
         self.exchange = Exchange(self._clock, limits, self, self._random)
         binaries = BinaryFactory(self.exchange)
@@ -107,7 +109,7 @@ class RelayService(Service):
             self,
             limits.header_timeout,
             limits.close_timeout,
-            Trusted(settings.trusted_proxy),
+            self._trusted,
             settings.domain,
         )
         self.certificates: Certificates | None = None
@@ -161,6 +163,17 @@ class RelayService(Service):
         # Every server endpoint of Twisted answers at once; only clients' take their time.
         outcome: list[IListeningPort | Failure] = []
         endpoint = serverFromString(self._reactor, endpoint_string(address))
+        if self.settings.proxy_protocol:
+            limits = self.settings.limits
+            factory = ProxyFactory(
+                factory,
+                self._clock,
+                self._trusted,
+                self,
+                limits.header_timeout,
+                limits.close_timeout,
+                self.admission.capacity.waiting,
+            )
         endpoint.listen(factory).addBoth(outcome.append)
         if not outcome:
             raise ListenError("the endpoint did not answer at once")

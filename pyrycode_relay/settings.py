@@ -589,6 +589,18 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with values that are each fine by themselves."""
     if not values["insecure_listen"] and not values["tls_listen"]:
         yield _NOWHERE
+    for name, address in [(n, a) for n in ("insecure", "tls") for a in values[f"{n}_listen"]]:
+        kind = address.partition(":")[0].lower()
+        if kind == "haproxy":
+            yield (
+                f"--{name}-listen is {address!r}, which takes a PROXY header from anybody; give "
+                "the address behind haproxy:, --proxy-protocol and --trusted-proxy."
+            )
+        if kind == "ssl" and values["proxy_protocol"]:
+            yield (
+                f"--insecure-listen is {address!r}, where a PROXY header would stand inside TLS; "
+                "with --proxy-protocol give --tls-listen in its place."
+            )
     if values["proxy_protocol"] and not values["trusted_proxy"]:
         yield (
             "--proxy-protocol is given and no proxy is trusted; say whose header counts, as in "

@@ -143,7 +143,7 @@ class RelayRequest(http.Request):
         """The address of whoever sent it, as the log and the limits know them."""
         lines = self.requestHeaders.getRawHeaders
         return addresses.caller(
-            socket_address(self.channel.getPeer()),
+            addresses.remote_address(self.channel.getPeer()),
             self.channel.factory.trusted,
             lines(b"X-Forwarded-For") or (),
             lines(b"Forwarded") or (),
@@ -249,7 +249,7 @@ class Site(http.HTTPFactory):
         self.crowded_out += 1
         self._observer.saw(
             Event.CONNECTION_CAP_REACHED,
-            remote=socket_address(oldest.getPeer()),
+            remote=addresses.remote_address(oldest.getPeer()),
             reason="waited longest among too many without a request",
         )
         oldest.forceAbortClient()
@@ -457,9 +457,3 @@ def _handshake_problem(request: RelayRequest) -> tuple[int, dict[bytes, bytes]] 
     if key is None or _KEY.fullmatch(key) is None:
         return 400, {}
     return None
-
-
-def socket_address(peer: Any) -> str:
-    """Return a peer's address without its port: an IP address, or `addresses.UNIX`."""
-    host = getattr(peer, "host", None)
-    return addresses.UNIX if host is None else addresses.canonical(str(host))

@@ -382,8 +382,7 @@ class TLSFactory(TLSMemoryBIOFactory):
 
     def handshake_failed(self, connection: TLSConnection, reason: str) -> None:
         """Tell that a handshake has failed."""
-        host = getattr(cast(Any, connection).getPeer(), "host", None)
-        remote = addresses.UNIX if host is None else addresses.canonical(str(host))
+        remote = addresses.remote_address(cast(Any, connection).getPeer())
         self._observer.saw(Event.TLS_HANDSHAKE_FAILED, remote=remote, reason=reason)
 
 

@@ -30,6 +30,7 @@ CONTRACT = {
     "drained": Level.INFO,
 }
 FLOODING = {
+    "proxy_refused",
     "phone_frame_refused",
     "binary_envelope_refused",
     "binary_unknown_conn_id",

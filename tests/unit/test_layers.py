@@ -46,6 +46,7 @@ LEVELS = {
     "probe.dial": 2,
     "probe.report": 1,
     "probe.target": 1,
+    "proxyproto": 2,
     "tls": 2,
     "wire": 2,
     "boot": 3,

@@ -193,6 +193,14 @@ class FloodTests(LogCase):
         """All other events are shown each time."""
         self.assertEqual(self.saw(self.event_log(Level.DEBUG), event, 50), 50)
 
+    def test_one_network(self) -> None:
+        """The addresses of one IPv6 network count as one peer: somebody has them all."""
+        log = self.event_log()
+        event = Event.PUSH_WAKE_DROPPED
+        got = [self.saw(log, event, 1, f"2001:db8:0:1::{number}") for number in range(8)]
+        self.assertEqual(sum(got), 5)
+        self.assertEqual(self.saw(log, event, 1, "2001:db8:0:2::1"), 1)
+
     def test_each_peer(self) -> None:
         """A peer that floods takes no line from another one."""
         log = self.event_log()

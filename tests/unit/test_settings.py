@@ -167,6 +167,15 @@ class OptionTests(SettingsCase):
         self.assertIn("--proxy-protocol is given and no proxy is trusted", problem)
         self.assertIn("--trusted-proxy=", problem)
 
+    def test_proxy_protocol_in_the_wrong_place(self) -> None:
+        """A listener that would look for the header above TLS, or take anybody's, is refused."""
+        [problem] = self.problems({}, listen=["haproxy:tcp:80"])
+        self.assertIn("--insecure-listen is 'haproxy:tcp:80'", problem)
+        self.assertIn("--proxy-protocol", problem)
+        given = {"proxy-protocol": "yes", "trusted-proxy": "127.0.0.1"}
+        [problem] = self.problems(given, listen=["ssl:443", "tcp:80"])
+        self.assertIn("--insecure-listen is 'ssl:443'", problem)
+
     def test_reclaim(self) -> None:
         """What happens on a reclaim is one of two words."""
         for policy in OnReclaim:

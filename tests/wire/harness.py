@@ -20,6 +20,8 @@ from random import Random
 from typing import Any, ClassVar, cast
 
 from twisted.internet import main
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
@@ -450,15 +452,17 @@ LIFTED: dict[str, Any] = {"upgrade_rate": 0, "max_connections_per_address": 0}
 
 
 class Relay:
-    """A running relay with the given `Limits`, all else by default.
+    """A running relay with the given `Limits` and other settings, all else by default.
 
     Its peers come from one address, so what bounds an address is off, unless it is given.
     """
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, others: Mapping[str, Any] | None = None, **limits: Any) -> None:
         self.reactor = MemoryReactor()
         self.seen = Recorder()
-        settings = Settings(("tcp:0:interface=127.0.0.1",), limits=Limits(**LIFTED | limits))
+        settings = Settings(
+            ("tcp:0:interface=127.0.0.1",), limits=Limits(**LIFTED | limits), **(others or {})
+        )
         self.service = RelayService(self.reactor, settings, [self.seen], Steps(1))
         self.peers: list[Peer] = []
         self._accepted = 0
@@ -504,13 +508,17 @@ class Relay:
     def _accept(self, peer: Peer) -> None:
         client = (peer.host, 40_000 + self._accepted)
         self._accepted += 1
-        channel = self.service.site.buildProtocol(None)
+        factory = cast(IProtocolFactory, self.reactor.tcpServers[0][1])
+        protocol = cast(Any, factory.buildProtocol(IPv4Address("TCP", *client)))
+        self.peers.append(peer)
+        if protocol is None:
+            peer.socket.close()
+            return
         transport = Server(
-            cast(_socket.socket, peer.socket), channel, client, None, self._accepted, self.reactor
+            cast(_socket.socket, peer.socket), protocol, client, None, self._accepted, self.reactor
         )
         transport.repstr = "in memory"
-        channel.makeConnection(transport)
-        self.peers.append(peer)
+        protocol.makeConnection(transport)
         self.pump()
 
     def tcp(self, host: str = "192.0.2.7") -> Peer:
@@ -627,13 +635,14 @@ class WireTest(SynchronousTestCase):
     """A test with a relay; afterwards nothing may be left: no socket, no timer, no queued byte."""
 
     limits: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[dict[str, Any]] = {}
 
     def setUp(self) -> None:
         """Start a relay, and listen to everything that is logged."""
         self.logged: list[LogEvent] = []
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
-        self.relay = Relay(**self.limits).start()
+        self.relay = Relay(self.settings, **self.limits).start()
         self.addCleanup(self._leave_nothing_behind)
 
     def _leave_nothing_behind(self) -> None:
