@@ -139,12 +139,14 @@ class RelayService(Service):
         Raises `CertificateError` and `ListenError`; what was opened before is closed again.
         """
         listeners: list[tuple[str, IProtocolFactory]]
-        listeners = [(address, self.site) for address in self.settings.insecure_listen]
+        listeners = [
+            (address, self._proxied(self.site)) for address in self.settings.insecure_listen
+        ]
         if self.certificates is not None:
             # Keys may be for root alone to read, too; then their change needs a restart.
             self.certificates.load()
             secure = TLSFactory(self.certificates, self.site, self, self._clock)
-            listeners += [(address, secure) for address in self.settings.tls_listen]
+            listeners += [(address, self._proxied(secure)) for address in self.settings.tls_listen]
         for address, factory in listeners:
             try:
                 self.ports.append(self._listen(address, factory))
@@ -159,21 +161,18 @@ class RelayService(Service):
             cast(Any, port).connectionLost(Failure(CONNECTION_DONE))
         self.ports.clear()
 
+    def _proxied(self, factory: IProtocolFactory) -> IProtocolFactory:
+        """Put what reads PROXY headers below ``factory``, for one listener, when they are on."""
+        if not self.settings.proxy_protocol:
+            return factory
+        limits, waiting = self.settings.limits, self.admission.capacity.waiting
+        times = limits.header_timeout, limits.close_timeout
+        return ProxyFactory(factory, self._clock, self._trusted, self, *times, waiting)
+
     def _listen(self, address: str, factory: IProtocolFactory) -> IListeningPort:
         # Every server endpoint of Twisted answers at once; only clients' take their time.
         outcome: list[IListeningPort | Failure] = []
         endpoint = serverFromString(self._reactor, endpoint_string(address))
-        if self.settings.proxy_protocol:
-            limits = self.settings.limits
-            factory = ProxyFactory(
-                factory,
-                self._clock,
-                self._trusted,
-                self,
-                limits.header_timeout,
-                limits.close_timeout,
-                self.admission.capacity.waiting,
-            )
         endpoint.listen(factory).addBoth(outcome.append)
         if not outcome:
             raise ListenError("the endpoint did not answer at once")

@@ -508,7 +508,8 @@ class Relay:
     def _accept(self, peer: Peer) -> None:
         client = (peer.host, 40_000 + self._accepted)
         self._accepted += 1
-        factory = cast(IProtocolFactory, self.reactor.tcpServers[0][1])
+        listeners = self.reactor.tcpServers
+        factory = cast(IProtocolFactory, listeners[0][1] if listeners else self.service.site)
         protocol = cast(Any, factory.buildProtocol(IPv4Address("TCP", *client)))
         self.peers.append(peer)
         if protocol is None:
