@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -131,9 +132,16 @@ def _sign(
         x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True
     )
     if names:
-        alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        alternative = x509.SubjectAlternativeName([_general(name) for name in names])
         builder = builder.add_extension(alternative, critical=False)
     if not ca:
         server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         builder = builder.add_extension(server, critical=False)
     return builder.sign(issuer.key, hashes.SHA256())
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

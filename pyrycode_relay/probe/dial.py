@@ -186,6 +186,10 @@ class Dial:
         reason = getattr(error, "reason", None) or ""
         if reason in _NOT_TLS:
             return f"What listens on {place} does not speak TLS; is it ws:// that you want?"
+        if "ALERT" in reason or reason == "TLSV1_UNRECOGNIZED_NAME":
+            words = reason.partition("ALERT_")[2].replace("_", " ").lower() or "unrecognized name"
+            host = self._target.host
+            return f"The server ends the TLS handshake ({words}); does it serve the name {host}?"
         if isinstance(error, ssl.SSLError) and reason:
             return f"TLS fails: {reason.lower().replace('_', ' ')}."
         return f"{place} ends the connection during the TLS handshake; is it ws:// that you want?"

@@ -23,7 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 from pyrycode_relay import __version__
 from pyrycode_relay.probe import command
 from pyrycode_relay.probe.report import MEANINGS, Status
-from tests.certificates import make
+from tests.ca import Authority
 from tests.system.harness import (
     DEADLINE,
     ROOT,
@@ -154,14 +154,18 @@ def run_here(*arguments: str) -> tuple[int, str]:
 class TLSTests(ProbeTestCase):
     """Certificates, good and bad, on a relay that ends TLS itself."""
 
-    def serving(self, *names: str, **more: datetime) -> tuple[Relay, Path]:
-        """Start a relay with a certificate; return its PEM file too."""
-        path = make(*names, **more).write(self.directory / "relay.pem")
-        where = f"ssl:0:interface=127.0.0.1:privateKey={path}:certKey={path}"
+    def serving(self, *names: str, **more: timedelta) -> tuple[Relay, Path]:
+        """Start a relay with a certificate; return its authority's PEM file too."""
+        authority = Authority()
+        issued, pem = authority.issue(*names, **more), self.directory / "relay.pem"
+        pem.write_bytes(issued.pem + issued.key_pem())
+        roots = self.directory / "roots.pem"
+        roots.write_bytes(authority.pem)
+        where = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}:extraCertChain={pem}"
         relay = Relay(self.directory, [f"--insecure-listen={where}"])
         self.addCleanup(self._end, relay)
         eventually("the relay serves", relay.addresses)
-        return relay, path
+        return relay, roots
 
     def test_a_good_one(self) -> None:
         """A certificate that is trusted and has the name: the report shows what it is."""
@@ -170,14 +174,14 @@ class TLSTests(ProbeTestCase):
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         tls = json.loads(run.stdout)["steps"]["tls"]
         self.assertEqual((tls["version"], tls["verified"]), ("TLSv1.3", True))
-        self.assertEqual((tls["issuer"], tls["days_left"]), ("relay.test", 30))
+        self.assertEqual((tls["issuer"], tls["days_left"]), ("Test CA", 59))
         self.assertEqual(tls["names"], ["relay.test", "127.0.0.1"])
         text = self.probe(
             f"--ca-file={path}", f"--connect=127.0.0.1:{relay.port}", "relay.test"
         ).stdout
         self.assertRegex(text, r"(?m)^ok +tls +TLSv1\.3, verified")
         self.assertRegex(text, r"(?m)^ +names +relay\.test, 127\.0\.0\.1$")
-        self.assertRegex(text, r"(?m)^ +until +\S+, 30 days left$")
+        self.assertRegex(text, r"(?m)^ +until +\S+, 59 days left$")
 
     def test_nobody_trusts_it(self) -> None:
         """A self-signed one is refused with the way out, and ``--insecure`` is that."""
@@ -199,8 +203,9 @@ class TLSTests(ProbeTestCase):
 
     def test_expired(self) -> None:
         """One that has ended is refused with when; the report still shows what it was."""
-        end = datetime.now(UTC) - timedelta(days=2, hours=1)
-        relay, path = self.serving("127.0.0.1", until=end)
+        since, until = timedelta(days=-90), timedelta(days=-2, hours=-1)
+        end = datetime.now(UTC) + until
+        relay, path = self.serving("127.0.0.1", since=since, until=until)
         url = f"wss://127.0.0.1:{relay.port}"
         self.fails(Status.TLS, f"expired on {end.date()}, 3 days ago", f"--ca-file={path}", url)
         run = self.probe("--json", f"--ca-file={path}", url)
@@ -210,8 +215,7 @@ class TLSTests(ProbeTestCase):
 
     def test_not_yet(self) -> None:
         """One of the future is refused with a doubt about the clock."""
-        begin = datetime.now(UTC) + timedelta(days=1)
-        relay, path = self.serving("127.0.0.1", since=begin)
+        relay, path = self.serving("127.0.0.1", since=timedelta(days=1))
         url = f"wss://127.0.0.1:{relay.port}"
         self.fails(Status.TLS, "not valid yet.*clock", f"--ca-file={path}", url)
 
@@ -219,8 +223,23 @@ class TLSTests(ProbeTestCase):
         """``--min-days`` fails early enough for somebody to do something."""
         relay, path = self.serving("127.0.0.1")
         more = (f"--ca-file={path}", f"wss://127.0.0.1:{relay.port}")
-        self.assertEqual(self.probe("--min-days=30", *more).returncode, 0)
-        self.fails(Status.TLS, r"expires on \S+, in 30 days", "--min-days=31", *more)
+        self.assertEqual(self.probe("--min-days=59", *more).returncode, 0)
+        self.fails(Status.TLS, r"expires on \S+, in 59 days", "--min-days=60", *more)
+
+    def test_another_host(self) -> None:
+        """A relay that ends TLS itself for other names says so."""
+        issued = Authority().issue("relay.test")
+        files = self.directory / "chain.pem", self.directory / "key.pem"
+        issued.store(*files)
+        tls = [f"--tls-cert={files[0]}", f"--tls-key={files[1]}", "--domain=relay.test"]
+        relay = Relay(self.directory, [*tls, "--tls-listen=127.0.0.1:0"])
+        self.addCleanup(self._end, relay)
+        eventually("the relay serves", relay.addresses)
+        place = ("--insecure", f"--connect=127.0.0.1:{relay.port}")
+        self.assertEqual(self.probe("--quiet", *place, "wss://relay.test").returncode, 0)
+        # Of a name that it does not have, the relay says so before there is any HTTP.
+        self.fails(Status.TLS, "does it serve the name other.test", *place, "wss://other.test")
+        self.fails(Status.NO_RELAY, "421.*host name", *place, "wss://127.0.0.1")
 
     def test_no_tls_there(self) -> None:
         """TLS to a plain port, and the other way round, is told as what it is."""
@@ -373,6 +392,18 @@ class BusyTests(ProbeTestCase):
         eventually("it drains", lambda: " draining " in relay.log())
         with forwarding(waiting) as url:
             self.fails(Status.BUSY, "503: the relay is draining.*in 5 s", url)
+
+    def test_too_many(self) -> None:
+        """Tried too often, it is told when to try again; that may come in mid-probe as well."""
+        relay = self.relay("--upgrade-rate=1", "--upgrade-burst=6")
+        self.assertEqual(self.probe("--quiet", relay.url).returncode, 0)
+        self.fails(Status.BUSY, r"429: too many upgrades.*try again in \d+ s", relay.url)
+
+    def test_no_room(self) -> None:
+        """A relay that is full is busy."""
+        relay = self.relay("--max-connections-per-address=1")
+        with BarePeer(relay, "/v1/server", binary_fields("first")):
+            self.fails(Status.BUSY, r"503: the relay is draining, or full.*in 30 s", relay.url)
 
     def test_it_begins_to_drain(self) -> None:
         """A relay that begins to drain in the middle of a probe is busy too."""
