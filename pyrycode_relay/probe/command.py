@@ -54,7 +54,8 @@ def _bounded(least: float, most: float, whole: bool = False) -> Callable[[str], 
     return read
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return what reads the command line, and writes ``--help``."""
     statuses = "\n".join(f"  {status.value}  {MEANINGS[status]}" for status in Status)
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -138,7 +139,7 @@ async def _probe(dial: Dial, report: Report, count: int, seconds: float) -> None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     try:
         target = Target.parse(options.url)

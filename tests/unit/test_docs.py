@@ -1,0 +1,236 @@
+"""The manual says what the code does: its tables are compared, and its references followed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from twisted.scripts._twistd_unix import ServerOptions
+
+from pyrycode_relay import codes
+from pyrycode_relay.codes import Close, Refusal
+from pyrycode_relay.events import Event
+from pyrycode_relay.probe import command
+from pyrycode_relay.settings import OPTIONS
+from pyrycode_relay.tap import Options
+from tests.unit.bench import Cases, cases
+from tests.unit.test_layers import SOURCES, is_probe
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+}
+BY_PAGE = {re.sub(r"\W", "_", page): (page,) for page in PAGES}
+OPERATIONS = PAGES["docs/operations.md"]
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """Return the rows, as cells, of a page's tables whose first column is named ``first``."""
+    rows: list[list[str]] = []
+    within = False
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())][1:-1]
+        if cells and cells[0] == first:
+            within = True
+        elif not cells:
+            within = False
+        elif within and not set("".join(cells)) <= set("-: "):
+            rows.append(cells)
+    return rows
+
+
+def names(cell: str) -> list[str]:
+    """Return what stands in backticks in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def flags() -> set[str]:
+    """Return the relay's options that are no settings."""
+    return {f"--{flag[0]}" for flag in Options.optFlags} | {"--version"}
+
+
+def default_shown(default: str, cell: str) -> bool:
+    """Whether a cell shows a default; of none at all, it may say in words what comes of it."""
+    if default in {"", "no"}:
+        return cell in {"", "none", "no", "off"} or " " in cell
+    return cell == default
+
+
+def documented(first: str) -> dict[str, list[str]]:
+    """Return the rows of the manual's tables of a kind, by each name in their first cell."""
+    return {name: row for row in table(OPERATIONS, first) for name in names(row[0])}
+
+
+class SettingTests(Cases):
+    def test_each_is_documented_once(self) -> None:
+        """The table of settings has each option, no other, and none twice."""
+        rows = [name for cells in table(OPERATIONS, "option") for name in names(cells[0])]
+        expected = [f"--{option.name}" for option in OPTIONS] + [*flags()]
+        self.assertEqual(sorted(rows), sorted(expected))
+
+    @cases({option.field: (option.name, option.default) for option in OPTIONS})
+    def test_default(self, name: str, default: str) -> None:
+        """The table shows the default that the option has."""
+        shown = documented("option")[f"--{name}"][1]
+        self.assertTrue(default_shown(default, shown), f"{default!r} is shown as {shown!r}")
+
+    @cases({name: page for name, page in BY_PAGE.items() if "performance" not in name})
+    def test_options_named(self, page: str) -> None:
+        """Every option that a page names exists: here, in the probe, or in twistd."""
+        twistd = {f"--{name.rstrip('=')}" for name in ServerOptions().longOpt}
+        probe = set(re.findall(r"--[a-z][a-z-]+", command.command_line().format_help()))
+        known = {f"--{option.name}" for option in OPTIONS} | flags() | twistd | probe
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[page]))
+        self.assertEqual(named - known, set())
+
+
+def told(source: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield each event that a module tells an observer of, with the names of its fields.
+
+    The event may stand there itself, or be looked up in a table of the module, or come through a
+    function that takes an event and adds its fields.
+    """
+    tree = ast.parse(source)
+    tables = {
+        target.id: _events(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    passing = {"saw": frozenset[str]()}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name != "saw":
+            parameters = {each.arg for each in function.args.args}
+            for call in _calls(function, {"saw"}):
+                if isinstance(call.args[0], ast.Name) and call.args[0].id in parameters:
+                    passing[function.name] = _keywords(call)
+    for call in _calls(tree, set(passing)):
+        events = _events(call.args[0])
+        for part in ast.walk(call.args[0]):
+            if isinstance(part, ast.Name):
+                events |= tables.get(part.id, set())
+        for event in events:
+            yield event, _keywords(call) | passing[_called(call)]
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", None) or getattr(call.func, "id", "")
+
+
+def _calls(tree: ast.AST, called: set[str]) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and _called(node) in called:
+            yield node
+
+
+def _keywords(call: ast.Call) -> frozenset[str]:
+    return frozenset(keyword.arg for keyword in call.keywords if keyword.arg)
+
+
+def _events(node: ast.AST) -> set[str]:
+    return {
+        each.attr
+        for each in ast.walk(node)
+        if isinstance(each, ast.Attribute)
+        and isinstance(each.value, ast.Name)
+        and each.value.id == "Event"
+    }
+
+
+@cache
+def fields_told() -> Mapping[str, set[str]]:
+    """Return, by the name of each event, all the fields that it is told with anywhere."""
+    found: dict[str, set[str]] = {}
+    for module, source in SOURCES.items():
+        if not is_probe(module):
+            for event, fields in told(source):
+                found.setdefault(event, set()).update(fields)
+    return found
+
+
+class EventTests(Cases):
+    def test_each_is_documented_once(self) -> None:
+        """The table of the log has each event, no other, and none twice."""
+        rows = [name for cells in table(OPERATIONS, "event") for name in names(cells[0])]
+        self.assertEqual(sorted(rows), sorted(event.label for event in Event))
+
+    @cases({event.label: (event,) for event in Event})
+    def test_row(self, event: Event) -> None:
+        """The row has the event's level, and just the fields that the code tells it with."""
+        _, level, fields = documented("event")[event.label]
+        self.assertEqual(level, event.level.name.lower())
+        expected = ", ".join(sorted(fields_told().get(event.name, {"told nowhere"})))
+        self.assertEqual(", ".join(sorted(re.split(r",\s*", fields))), expected)
+
+    @cases(
+        {
+            "itself": ("observer.saw(Event.A, remote=r)", {("A", "remote")}),
+            "either": (
+                "o.saw(Event.A if x else Event.B, err=e)",
+                {("A", "err"), ("B", "err")},
+            ),
+            "table": ("T = {1: Event.A, 2: Event.B}\no.saw(T[n])", {("A",), ("B",)}),
+            "variable": ("def f(): e = Event.A; o.saw(e, path=p)", {("A", "path")}),
+            "function": (
+                "def tell(event, why): o.saw(event, reason=why)\ntell(Event.A, 'x')",
+                {("A", "reason")},
+            ),
+            "method": (
+                "def _tell(self, event): o.saw(event, remote=1)\nself._tell(Event.B)",
+                {("B", "remote")},
+            ),
+            "nothing": ("def saw(self, event, **fields): o.saw(event, **fields)", set()),
+        }
+    )
+    def test_found(self, source: str, expected: set[tuple[str, ...]]) -> None:
+        """Events are found in every way in which they are told."""
+        found = {(event, *sorted(fields)) for event, fields in told(source)}
+        self.assertEqual(found, expected)
+
+
+CLOSES = (
+    *(value for value in vars(codes).values() if isinstance(value, Close)),
+    *(refusal.value for refusal in Refusal),
+)
+
+
+class CloseTests(Cases):
+    @cases({f"{close.code} {close.reason}".replace(" ", "_"): (close,) for close in CLOSES})
+    def test_row(self, close: Close) -> None:
+        """The protocol's table has every close that the relay makes."""
+        reason = f"`{close.reason}`" if close.reason else "(empty)"
+        rows = [cells[:2] for cells in table(PAGES["docs/protocol.md"], "code")]
+        self.assertIn([str(close.code), reason], rows)
+
+
+class ReferenceTests(Cases):
+    @cases(BY_PAGE)
+    def test_links(self, page: str) -> None:
+        """Every link to a page or a picture of ours leads somewhere, and so does its anchor."""
+        for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            self.assertTrue(target.exists(), link)
+            if anchor:
+                self.assertIn(anchor, anchors(target.read_text(encoding="utf-8")), link)
+
+    @cases(BY_PAGE)
+    def test_files(self, page: str) -> None:
+        """Every file of ours that a page names is there."""
+        for name in re.findall(
+            r"`((?:tests|docs|deploy|examples|benchmarks)/[\w./-]+)`", PAGES[page]
+        ):
+            self.assertTrue((ROOT / name).exists(), name)
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as the usual renderers make them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
