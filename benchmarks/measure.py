@@ -128,6 +128,7 @@ class Bench:
                 listen = f"127.0.0.1:{port}"
             command = [str(Path(sys.executable).with_name("twistd")), "--pidfile=", "-n"]
             command += ["pyrycode-relay", f"--insecure-listen={listen}", *_LIFTED]
+            command += ["--metrics-listen=127.0.0.1:0"]
             command += self.relay_options
             pattern = r" starting .*listen=127\.0\.0\.1:(\d+)"
         else:

@@ -92,6 +92,10 @@ class BinaryProtocol(RelayProtocol):
             )
             displaced = cast(BinaryProtocol, claimed.displaced)
             displaced.close(codes.HEARTBEAT_TIMEOUT, flush=False)
+        if claimed.reclaimed:
+            exchange.observer.saw(
+                Event.SERVER_RECLAIMED, server_id=self.server_id, remote=self.remote
+            )
         exchange.observer.saw(
             Event.SERVER_CLAIMED,
             server_id=self.server_id,
@@ -166,8 +170,15 @@ class BinaryProtocol(RelayProtocol):
             event, server_id=self.server_id, remote=self.remote, reason=reason
         )
 
-    def ended(self, close_code: int, reason: str) -> None:  # noqa: ARG002
+    def ended(self, close_code: int, reason: str) -> None:
         """Release the slot, if this connection still holds it."""
+        self._exchange.observer.saw(
+            Event.BINARY_CLOSED,
+            server_id=self.server_id,
+            remote=self.remote,
+            close_code=close_code,
+            reason=reason,
+        )
         if self._early is not None:
             self._early.retire()
         slot, self.slot = self.slot, None
@@ -226,6 +237,7 @@ class BinaryFactory(RelayFactory):
             exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
             exchange.random,
             exchange.turn,
+            exchange.tally.binaries,
         )
         self.exchange = exchange
         self.contests = Contests()

@@ -51,6 +51,9 @@ _LEGAL_REGISTERED: Final = frozenset(
     {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 )
 
+KNOWN: Final = _LEGAL_REGISTERED | {4401, 4404, 4409, 4421, 4426, 4429}
+"""The codes with a meaning to relay, binary and phone; any other is somebody's own."""
+
 
 def directed(code: int) -> Close:
     """Return the close that a binary's directive ``code`` (1..65535) leads to.

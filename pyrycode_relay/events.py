@@ -32,6 +32,10 @@ FIELDS: Final = frozenset(
 """Every field name an event may carry. Payloads, tokens, whole headers, user-agents and query
 strings have no name here, so they cannot be logged; a test holds the source to this list."""
 
+NOT_READY: Final = "starting or draining"
+NO_HANDSHAKE: Final = "not a WebSocket handshake"
+"""Why a request was refused when it was not for its headers."""
+
 
 class Level(enum.IntEnum):
     """How loud an event is."""
@@ -51,6 +55,7 @@ class Event(enum.Enum):
     STARTING = ("starting", Level.INFO, False)
     DRAINING = ("draining", Level.INFO, False)
     DRAINED = ("drained", Level.INFO, False)
+    METRICS_SERVED = ("metrics_served", Level.INFO, False)
     NVX_MISSING = ("nvx_missing", Level.WARN, False)
     TLS_RELOADED = ("tls_reloaded", Level.INFO, False)
     TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, False)
@@ -68,12 +73,15 @@ class Event(enum.Enum):
     SERVER_CLAIMED = ("server_claimed", Level.INFO, False)
     SERVER_ID_CONFLICT = ("server_id_conflict", Level.INFO, False)
     SERVER_ID_TAKEOVER = ("server_id_takeover", Level.INFO, False)
+    SERVER_RECLAIMED = ("server_reclaimed", Level.INFO, False)
     SERVER_RELEASED = ("server_released", Level.INFO, False)
     SERVER_EXPIRED = ("server_expired", Level.INFO, False)
     PHONE_REGISTERED = ("phone_registered", Level.INFO, False)
     PHONE_REGISTER_NO_SERVER = ("phone_register_no_server", Level.INFO, False)
     PHONE_REGISTER_AT_CAP = ("phone_register_at_cap", Level.INFO, False)
     PHONE_UNREGISTERED = ("phone_unregistered", Level.INFO, False)
+    PHONE_CLOSED = ("phone_closed", Level.DEBUG, False)
+    BINARY_CLOSED = ("binary_closed", Level.DEBUG, False)
     PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, True)
     BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, True)
     BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, True)
@@ -86,7 +94,7 @@ class Event(enum.Enum):
 
 
 class Observer(Protocol):
-    """Something that wants to hear of events: the log, later the metrics."""
+    """Something that wants to hear of events: the log, the metrics."""
 
     def saw(self, event: Event, **fields: object) -> None:
         """Take note of ``event``; the names of ``fields`` are all in `FIELDS`."""

@@ -15,6 +15,7 @@ from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Ledger
 from pyrycode_relay.registry import Registry
 from pyrycode_relay.slot import Phone, Slot
+from pyrycode_relay.tally import Tally
 from pyrycode_relay.wire import RelayProtocol, Turn
 
 
@@ -33,6 +34,7 @@ class Exchange:
         self.observer = observer
         self.random = random
         self.turn = Turn()
+        self.tally = Tally()
         self.ledger = Ledger(limits.memory_budget)
         self.registry = Registry(clock, limits, self.ledger, self._expired)
 

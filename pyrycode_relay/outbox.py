@@ -31,6 +31,9 @@ class Ledger:
         self.total = 0
         self.highest = 0
         self.shed = 0
+        """How often a queue was shed."""
+        self.held = 0
+        """How many frames were ever held for a binary."""
         self._queues: set[_Queue] = set()
 
     def settle(self, queue: _Queue, change: int) -> None:
@@ -160,6 +163,11 @@ class Hold(_Queue):
         return bool(self._frames) or self.farewell is not None
 
     @property
+    def frames(self) -> int:
+        """How many frames are held."""
+        return len(self._frames)
+
+    @property
     def full(self) -> bool:
         """Whether the budget is used up: time to stop reading the phone."""
         return self.cost >= self.budget
@@ -175,6 +183,7 @@ class Hold(_Queue):
     def push(self, frame: bytes) -> None:
         """Hold ``frame``. What the phone had sent already is held even over the budget."""
         self._frames.append(frame)
+        self._ledger.held += 1
         self._charge(_cost(frame))
 
     def say_farewell(self, notice: bytes) -> None:

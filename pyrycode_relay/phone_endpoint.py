@@ -15,6 +15,7 @@ from pyrycode_relay.envelope import is_json
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.outbox import Frame
+from pyrycode_relay.tally import PhoneTally
 from pyrycode_relay.wire import RelayFactory, RelayProtocol, refusing_bugs
 
 if TYPE_CHECKING:
@@ -93,22 +94,37 @@ class PhoneProtocol(RelayProtocol):
             )
             self.close(codes.NOT_JSON)
             return
+        size = len(payload)
         self.frames += 1
-        self.octets += len(payload)
+        self.octets += size
+        tally = self.factory.tally
+        tally.frames_in += 1
+        tally.bytes_in += size
         phone.send(payload)
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
+        size = len(frame)
         self.frames += 1
-        self.octets += len(frame)
+        self.octets += size
+        tally = self.factory.tally
+        tally.frames_out += 1
+        tally.bytes_out += size
         return super().deliver(frame)
 
     def ended(self, close_code: int, reason: str) -> None:
         """Give the place up, and tell the log of the finished session."""
+        exchange = self._exchange
+        exchange.observer.saw(
+            Event.PHONE_CLOSED,
+            server_id=self.server_id,
+            remote=self.remote,
+            close_code=close_code,
+            reason=reason,
+        )
         phone, self.phone = self.phone, None
         if phone is None:
             return
-        exchange = self._exchange
         exchange.registry.unregister(phone, close_code)
         exchange.observer.saw(
             Event.PHONE_UNREGISTERED,
@@ -134,6 +150,8 @@ class PhoneFactory(RelayFactory):
             exchange.limits.max_message_bytes,
             exchange.random,
             exchange.turn,
+            exchange.tally.phones,
         )
+        self.tally: PhoneTally = exchange.tally.phones
         self.exchange = exchange
         self.gate = gate

@@ -22,11 +22,16 @@ from pyrycode_relay.slot import BinaryLeg, Phone, PhoneLeg, Slot
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The binary holds the slot now; ``evicted`` phones have lost their places."""
+    """The binary holds the slot now; ``evicted`` phones have lost their places.
+
+    ``reclaimed`` is whether it came within the grace of another one, ``displaced`` the one in
+    whose place it came.
+    """
 
     slot: Slot
     evicted: tuple[Phone, ...] = ()
     displaced: BinaryLeg | None = None
+    reclaimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +96,22 @@ class Registry:
         """How many phones have a place."""
         return sum(len(slot.phones) for slot in self._slots.values())
 
+    @property
+    def held_frames(self) -> int:
+        """How many frames wait for a binary that is slow or absent."""
+        return sum(phone.hold.frames for slot in self._slots.values() for phone in slot.waiting)
+
     def claim(self, server_id: str, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` if it is free or in grace."""
         slot = self._slots.get(server_id)
+        reclaimed = slot is not None
         if slot is None:
             slot = self._slots[server_id] = Slot(server_id, self._limits, self._ledger)
         elif slot.binary is not None:
             return Conflict(slot.binary)
         else:
             self._grace.pop(slot).cancel()
-        return Claimed(slot, tuple(slot.attach(binary)))
+        return Claimed(slot, tuple(slot.attach(binary)), reclaimed=reclaimed)
 
     def take_over(self, server_id: str, incumbent: BinaryLeg, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` in place of ``incumbent``, which did not answer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import FrameType
@@ -11,7 +12,7 @@ from typing import Any, Final, cast
 
 from autobahn import websocket
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -25,6 +26,7 @@ from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, codes, headers
 from pyrycode_relay.addresses import Trusted
+from pyrycode_relay.admin import AdminSite
 from pyrycode_relay.admission import Admission, Capacity, Leg
 from pyrycode_relay.binary_endpoint import BinaryFactory
 from pyrycode_relay.certificates import Files, Folder, Pair, Source
@@ -34,6 +36,7 @@ from pyrycode_relay.phone_endpoint import PhoneFactory
 from pyrycode_relay.proxyproto import ProxyFactory
 from pyrycode_relay.settings import Settings, endpoint_string
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
+from pyrycode_relay.status import Status
 from pyrycode_relay.tls import Certificates, TLSFactory
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
 
@@ -115,6 +118,25 @@ class RelayService(Service):
         self.certificates: Certificates | None = None
         if settings.tls_listen:
             self.certificates = Certificates(_sources(settings), settings.domain, self, self._clock)
+        self.status: Status | None = None
+        self.admin: AdminSite | None = None
+        self.admin_port: IListeningPort | None = None
+        if settings.metrics_listen:
+            self._add_admin()
+
+    def _add_admin(self) -> None:
+        """Have the relay watched, and the operator's side made."""
+        clock, limits = self._clock, self.settings.limits
+        self.status = Status(clock, self.exchange, lambda: self.readiness.value, time.time)
+        self._observers += (self.status,)
+        self.admin = AdminSite(
+            clock,
+            self.status,
+            self.settings.metrics_allow_remote,
+            self,
+            limits.header_timeout,
+            limits.close_timeout,
+        )
 
     def saw(self, event: Event, **fields: object) -> None:
         """Pass an event on to all observers."""
@@ -148,12 +170,18 @@ class RelayService(Service):
             secure = TLSFactory(self.certificates, self.site, self, self._clock)
             listeners += [(address, self._proxied(secure)) for address in self.settings.tls_listen]
         for address, factory in listeners:
-            try:
-                self.ports.append(self._listen(address, factory))
-            except Exception as error:
-                self._close_ports()
-                raise ListenError(f"Cannot listen on {address}: {_cause(error)}.") from error
+            self.ports.append(self._open(address, factory, "Cannot listen on"))
+        if self.admin is not None:
+            address = self.settings.metrics_listen
+            self.admin_port = self._open(address, self.admin, "Cannot serve metrics on")
         super().privilegedStartService()
+
+    def _open(self, address: str, factory: IProtocolFactory, problem: str) -> IListeningPort:
+        try:
+            return self._listen(address, factory)
+        except Exception as error:
+            self._close_ports()
+            raise ListenError(f"{problem} {address}: {_cause(error)}.") from error
 
     def _close_ports(self) -> None:
         """Close what was opened before the reactor runs, which stopListening waits for."""
@@ -188,6 +216,9 @@ class RelayService(Service):
         if self.certificates is not None:
             self.certificates.watch()
         self.readiness = Readiness.READY
+        if self.status is not None and self.admin_port is not None:
+            self.status.history.start()
+            self.saw(Event.METRICS_SERVED, listen=_address(self.admin_port))
         if not websocket.USES_NVX:
             self.saw(
                 Event.NVX_MISSING,
@@ -236,6 +267,16 @@ class RelayService(Service):
         self._await_end(deadline, emptied)
         return gatherResults([*closed, emptied]).addCallback(self._drained)
 
+    def _close_admin(self) -> Deferred[Any]:
+        """End the operator's side, which is there up to the end of the drain."""
+        if self.status is not None:
+            self.status.history.stop()
+        for channel in () if self.admin is None else [*self.admin.channels]:
+            channel.forceAbortClient()
+        port, self.admin_port = self.admin_port, None
+        closed = maybeDeferred(port.stopListening) if port is not None else succeed(None)
+        return closed.addErrback(_log_close_failure)
+
     def _connections(self, factories: Sequence[RelayFactory]) -> Iterator[RelayProtocol]:
         for factory in factories:
             yield from factory.connections
@@ -268,12 +309,13 @@ class RelayService(Service):
         else:
             emptied.callback(None)
 
-    def _drained(self, _: object) -> None:
+    def _drained(self, _: object) -> Deferred[Any]:
         for dismissal in self._dismissals:
             if dismissal.active():
                 dismissal.cancel()
         self.exchange.registry.close()
         self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
+        return self._close_admin()
 
 
 def _sources(settings: Settings) -> list[Source]:

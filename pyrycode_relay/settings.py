@@ -114,6 +114,23 @@ def endpoint_string(address: str) -> str:
     return address
 
 
+def is_loopback(address: str) -> bool:
+    """Whether nobody but this machine can reach an address that `endpoint_string` takes.
+
+    What cannot be told, as of a socket that a service manager passes on, is not.
+    """
+    kind, _, rest = endpoint_string(address).partition(":")
+    if kind == "unix":
+        return True
+    interface = re.search(r"(?:^|:)interface=((?:\\.|[^:\\])+)", rest)
+    if kind not in {"tcp", "ssl"} or interface is None:
+        return False
+    try:
+        return ipaddress.ip_address(interface[1].replace("\\", "")).is_loopback
+    except ValueError:
+        return False
+
+
 def _every_interface() -> str:
     """Return the IPv6 wildcard, which takes IPv4 along, or IPv4's where there is no IPv6."""
     try:
@@ -229,6 +246,12 @@ TLS_ADDRESS: Final = Kind(
 )
 PATH: Final = Kind(_path, "a path, which is not empty")
 DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
+
+ADDRESS_OR_NONE: Final = Kind(
+    lambda text: text and endpoint_string(text) and text,
+    f"{ADDRESS.allowed}, or nothing at all",
+    lambda value: endpoint_string(value) if value else "",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,6 +519,20 @@ OPTIONS: Final = (
         "Refuse to run with what a relay on the open internet must not have: plain WebSockets "
         "beyond this machine, root, or more capabilities than to bind low ports.",
     ),
+    Option(
+        "metrics-listen",
+        ADDRESS_OR_NONE,
+        "127.0.0.1:9090",
+        "Where the operator's side is served, in plain HTTP and without a password: /metrics for "
+        "Prometheus, a status page at / and the same as /status.json. Empty turns it off.",
+    ),
+    Option(
+        "metrics-allow-remote",
+        SWITCH,
+        "no",
+        "Serve the operator's side on an address that is not loopback too, and by any host name: "
+        "for a network on which everybody may see how the relay does.",
+    ),
     Option("log-format", FORMAT, "text", "Lines for people (text) or for machines (json)."),
     Option(
         "log-level", LEVEL, "info", "The quietest level that is logged: debug, info, warn or error."
@@ -524,6 +561,9 @@ class Settings:
     """DNS names in lower case."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     production: bool = False
+    metrics_listen: str = ""
+    """The operator's address as it was given; nothing is none."""
+    metrics_allow_remote: bool = False
     log_format: bool = False
     """Whether the log is JSON."""
     log_level: Level = Level.INFO
@@ -615,6 +655,12 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"--tls-listen is {values['tls_listen'][0]!r} and there is no certificate; give "
             "--tls-cert and --tls-key, --tls-dir, or --domain."
+        )
+    operators = values["metrics_listen"]
+    if operators and not values["metrics_allow_remote"] and not is_loopback(operators):
+        yield (
+            f"--metrics-listen is {operators!r}, which others may reach; give 127.0.0.1:9090, "
+            "or --metrics-allow-remote if they may."
         )
 
 

@@ -25,7 +25,7 @@ from twisted.web.http_headers import Headers
 from pyrycode_relay import addresses, headers
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.admission import Admission, Bound, Denial, Leg
-from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event, Observer
 from pyrycode_relay.headers import Fields, Gate, HeaderError
 from pyrycode_relay.wire import RelayFactory
 
@@ -116,6 +116,7 @@ class RelayChannel(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         """Begin."""
+        self.accepted = self.factory.reactor.seconds()
         self.factory.channels[self] = None
         super().connectionMade()
         self.factory.make_room()
@@ -254,6 +255,13 @@ class Site(http.HTTPFactory):
         )
         oldest.forceAbortClient()
 
+    def only_reads(self, request: RelayRequest) -> bool:
+        """Whether a request's method is GET or HEAD; if not, it is refused."""
+        if request.method in {b"GET", b"HEAD"}:
+            return True
+        request.refuse(405, {b"Allow": b"GET, HEAD"})
+        return False
+
 
 class RelaySite(Site):
     """Serves the relay's paths.
@@ -299,25 +307,19 @@ class RelaySite(Site):
             request.refuse(404)
 
     def _answer_health(self, request: RelayRequest) -> None:
-        if self._only_reads(request):
+        if self.only_reads(request):
             body = json.dumps(self._health(), separators=(",", ":")).encode()
             request.setHeader(b"Content-Type", b"application/json; charset=utf-8")
             request.setHeader(b"Cache-Control", b"no-store")
             request.answer(200, body)
 
     def _answer_readiness(self, request: RelayRequest) -> None:
-        if self._only_reads(request):
+        if self.only_reads(request):
             request.setHeader(b"Cache-Control", b"no-store")
             if self._readiness() is Readiness.READY:
                 request.answer(200, b"")
             else:
                 request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
-
-    def _only_reads(self, request: RelayRequest) -> bool:
-        if request.method in {b"GET", b"HEAD"}:
-            return True
-        request.refuse(405, {b"Allow": b"GET, HEAD"})
-        return False
 
     def _upgrade(self, request: RelayRequest, endpoint: Endpoint) -> None:
         """Refuse what must not reach Autobahn, and hand it the rest.
@@ -327,6 +329,7 @@ class RelaySite(Site):
         handshake the gate is asked here; of any other, in ``onConnect``.
         """
         if self._readiness() is not Readiness.READY:
+            self._note_refusal(request, NOT_READY)
             request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
             return
         remote = request.caller
@@ -346,13 +349,12 @@ class RelaySite(Site):
             if problem is not None:
                 endpoint.gate(_decoded(fields))
         except HeaderError as error:
-            self._observer.saw(
-                Event.REQUEST_REFUSED, path=request.path.decode("ascii"), err=str(error)
-            )
+            self._note_refusal(request, str(error))
             request.refuse(400)
             return
         if problem is not None:
             status, extra = problem
+            self._note_refusal(request, NO_HANDSHAKE)
             request.refuse(status, extra)
             return
         self._hand_over(request, endpoint, dict(fields), remote)
@@ -370,6 +372,10 @@ class RelaySite(Site):
                 mode=mode,
             )
 
+    def _note_refusal(self, request: RelayRequest, reason: str) -> None:
+        path = request.path.decode("ascii")
+        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=reason)
+
     def _hand_over(
         self,
         request: RelayRequest,
@@ -381,6 +387,7 @@ class RelaySite(Site):
         protocol = endpoint.factory.connection()
         protocol.remote = remote
         protocol.place = self._admission.enter(endpoint.leg, remote)
+        protocol.accepted = channel.accepted
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
             protocol.device_name = headers.device_name(name[0])

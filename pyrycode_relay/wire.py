@@ -44,6 +44,7 @@ from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Frame, Ledger, Outbox
+from pyrycode_relay.tally import LegTally
 
 if TYPE_CHECKING:
     from twisted.web.http import HTTPChannel
@@ -80,6 +81,10 @@ _MORE_CODES: Final = frozenset({1014})
 
 DIRECTED: Final = "closed by binary"
 """Why a phone was closed, for the log: its binary asked for it."""
+BY_PEER: Final = "closed by peer"
+LOST: Final = "connection lost"
+PROTOCOL_ERROR: Final = "protocol error"
+"""Why a connection has ended when no `Close` of ours says it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -295,6 +300,7 @@ class RelayProtocol(WebSocketServerProtocol):
     queued: such a connection never has more than one message under way."""
     stalled_close: ClassVar[Close]
     """With what a peer is closed that reads nothing at all for the write-stall time."""
+    _ping_sent: float | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,6 +309,8 @@ class RelayProtocol(WebSocketServerProtocol):
         """The peer's address, without port, for the log."""
         self.place: Place | None = None
         """What it takes up of the number of connections, until its socket is gone."""
+        self.accepted = 0.0
+        """When its socket was accepted, by the factory's clock."""
         self.device_name = ""
         self.writable = True
         self._reading = True
@@ -395,6 +403,7 @@ class RelayProtocol(WebSocketServerProtocol):
         # The request has done its work. Autobahn keeps it, token and all, for good.
         self._drop_request()
         self.life = Life.SERVING
+        self.factory.tally.upgrades.observe(self.factory.seconds() - self.accepted)
         self.transport.registerProducer(self, True)
         self._rearm_heartbeat()
         self._contained(self.onOpen)
@@ -449,7 +458,7 @@ class RelayProtocol(WebSocketServerProtocol):
             return
         self.failedByMe = True
         if self.life is Life.SERVING:
-            self._leave(code, "protocol error")
+            self._leave(code, PROTOCOL_ERROR)
             self.outbox.clear()
             self._send_close(Close(code, reason))
         if not self.outbox:
@@ -527,7 +536,7 @@ class RelayProtocol(WebSocketServerProtocol):
         stop: bool | None = super().onCloseFrame(known, reasonRaw)
         if self.life is Life.SERVING:
             sent = code if code in _MORE_CODES else self.remoteCloseCode
-            self._leave(sent or codes.GOING_AWAY, "closed by peer")
+            self._leave(sent or codes.GOING_AWAY, BY_PEER)
         return stop
 
     def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002
@@ -541,7 +550,7 @@ class RelayProtocol(WebSocketServerProtocol):
         if self.place is not None:
             self.place.leave()
         if self.life is Life.SERVING:
-            self._leave(codes.GOING_AWAY, "connection lost")
+            self._leave(codes.GOING_AWAY, LOST)
         self.life = Life.GONE
         for name in [*self._timers]:
             self._cancel(name)
@@ -695,12 +704,14 @@ class RelayProtocol(WebSocketServerProtocol):
         if self._reading and self.life is Life.SERVING:
             self._reading = False
             self._message_since = None
+            self.factory.tally.pauses.begin(self.factory.seconds())
             self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
         """Read the socket again; the peer's deadlines start anew."""
         if not self._reading:
             self._reading = True
+            self.factory.tally.pauses.end(self.factory.seconds())
             self._put_off_ping()
             self.transport.resumeProducing()
             self._watch_message()
@@ -923,6 +934,12 @@ class RelayProtocol(WebSocketServerProtocol):
         else:
             self._owed_pong = payload
 
+    def onPong(self, payload: bytes) -> None:  # noqa: ARG002
+        """Take note how long the answer to a heartbeat took."""
+        if self._ping_sent is not None:
+            self.factory.tally.round_trips.observe(self.factory.seconds() - self._ping_sent)
+            self._ping_sent = None
+
     def _put_off_ping(self) -> None:
         """Count silence anew from now; a ping under way needs no answer any more."""
         self._last_life = self.factory.seconds()
@@ -947,6 +964,7 @@ class RelayProtocol(WebSocketServerProtocol):
         elif silent >= self._heartbeat_interval - _ROUNDING:
             self._look()
             self._pinged = True
+            self._ping_sent = self.factory.seconds()
             self.sendPing()
             self._later("heartbeat", self._limits.heartbeat_timeout, self._check_pong)
         else:
@@ -985,7 +1003,7 @@ class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
     ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, ``random``
-    spreads their heartbeats, ``turn`` gathers what they write.
+    spreads their heartbeats, ``turn`` gathers what they write, ``tally`` counts.
     """
 
     log = _Mute()
@@ -1001,6 +1019,7 @@ class RelayFactory(WebSocketServerFactory):
         max_message_bytes: int,
         random: Random,
         turn: Turn,
+        tally: LegTally,
     ) -> None:
         # Autobahn wants a reactor, and imports the global one when it gets none.
         super().__init__(server="", reactor=clock)
@@ -1011,6 +1030,7 @@ class RelayFactory(WebSocketServerFactory):
         self.ledger = ledger
         self.random = random
         self.turn = turn
+        self.tally = tally
         self.connections: set[RelayProtocol] = set()
         # One call with everything: any call sets what it does not name back, silently.
         self.setProtocolOptions(

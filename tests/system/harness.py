@@ -46,7 +46,7 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return this process's environment without what could change the relay.
 
     When coverage is measured, a child's data goes where the configuration file is, for it runs
-    in a directory that is removed.
+    in a directory that is removed. Relays do not serve metrics unless they are told to.
     """
     kept = {
         name: value
@@ -57,7 +57,7 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         config = ROOT / kept["COVERAGE_PROCESS_START"]
         kept["COVERAGE_PROCESS_START"] = str(config)
         kept.setdefault("COVERAGE_FILE", str(config.with_name(".coverage")))
-    return kept | dict(more or {})
+    return kept | {"PYRYCODE_RELAY_METRICS_LISTEN": ""} | dict(more or {})
 
 
 def eventually(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) -> Any:

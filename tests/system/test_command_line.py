@@ -18,7 +18,16 @@ from twisted.trial.unittest import SkipTest
 from websockets.asyncio.client import unix_connect
 
 from pyrycode_relay import __version__
-from pyrycode_relay.settings import ADDRESS, DOMAIN, OPTIONS, PATH, SOURCE, SWITCH, TLS_ADDRESS
+from pyrycode_relay.settings import (
+    ADDRESS,
+    ADDRESS_OR_NONE,
+    DOMAIN,
+    OPTIONS,
+    PATH,
+    SOURCE,
+    SWITCH,
+    TLS_ADDRESS,
+)
 from tests.system.harness import (
     DEADLINE,
     TWISTD,
@@ -46,6 +55,7 @@ WRONG = {
     "a number from 0 to 1000000": ["", "-1", "1000001", "nan", "inf", "10/min"],
     "a share from 0 to 0.9": ["", "-0.1", "0.91", "nan", "10%", "half"],
     ADDRESS.allowed: [":x", "", ":65536"],
+    ADDRESS_OR_NONE.allowed: [":x", "off", "127.0.0.1"],
     SWITCH.allowed: ["perhaps", "2", "-"],
     SOURCE.allowed: ["", "10.0.0.1/8", "localhost", "::1%lo", "10.0.0.0/33"],
     TLS_ADDRESS.allowed: [":x", "", "ssl:443"],

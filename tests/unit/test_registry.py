@@ -157,7 +157,7 @@ class TakeOverTests(RegistryCase):
         registry, old, new = self.registry(), Binary("old"), Binary("new")
         slot = self.claim(registry, old).slot
         registry.release(slot, old)
-        self.assertEqual(registry.take_over("home", old, new), Claimed(slot))
+        self.assertEqual(registry.take_over("home", old, new), Claimed(slot, reclaimed=True))
         self.clock.advance(GRACE * 2)
         self.assertEqual(self.expired, [])
 

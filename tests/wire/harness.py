@@ -37,6 +37,7 @@ from pyrycode_relay.events import Event, Level
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
+from pyrycode_relay.site import Site
 from pyrycode_relay.wire import RelayProtocol
 
 MANY_TURNS = 20_000
@@ -505,11 +506,12 @@ class Relay:
 
     # Peers
 
-    def _accept(self, peer: Peer) -> None:
+    def _accept(self, peer: Peer, site: Site | None = None) -> None:
         client = (peer.host, 40_000 + self._accepted)
         self._accepted += 1
         listeners = self.reactor.tcpServers
-        factory = cast(IProtocolFactory, listeners[0][1] if listeners else self.service.site)
+        public = listeners[0][1] if listeners else self.service.site
+        factory = cast(IProtocolFactory, site or public)
         protocol = cast(Any, factory.buildProtocol(IPv4Address("TCP", *client)))
         self.peers.append(peer)
         if protocol is None:
@@ -533,6 +535,14 @@ class Relay:
         peer = self.tcp(host)
         peer.send(data)
         return peer
+
+    def ask(self, path: str, host: str = "localhost:9090", method: str = "GET") -> Answer:
+        """Ask the operator's side, and return its answer."""
+        assert self.service.admin is not None
+        peer = Peer(self, "127.0.0.1")
+        self._accept(peer, self.service.admin)
+        peer.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return peer.answer
 
     def client(
         self, path: str, headers: Headers, tail: bytes = b"", host: str = "192.0.2.7"

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 from twisted.internet.tcp import Server
 
 from pyrycode_relay import __version__
-from pyrycode_relay.events import Event
+from pyrycode_relay.events import NOT_READY, Event
 from pyrycode_relay.site import Readiness
 from tests.wire.harness import (
     Answer,
@@ -60,7 +60,8 @@ class RefusalTest(WireTest):
             self.relay.seen.clear()
             answer = self.assert_bare(self.relay.request(upgrade_request(path, [])), 503, "drain")
             self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
-            self.assertEqual(self.relay.seen.events, [], "the gate was asked")
+            [refusal] = self.relay.seen.of(Event.REQUEST_REFUSED)
+            self.assertEqual(refusal["err"], NOT_READY, "the gate was asked")
 
     def test_gate_comes_before_the_handshake(self) -> None:
         """A request that fails its gate is 400 whatever its method, headers and version."""

@@ -1,0 +1,59 @@
+"""The operator's side: by which names it lets itself be called."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrycode_relay.admin import is_local_host
+from tests.unit.bench import Cases, cases, examples
+
+
+class HostTests(Cases):
+    @cases(
+        {
+            "name": ("localhost",),
+            "port": ("localhost:9090",),
+            "capitals": ("LocalHost:9090",),
+            "below": ("relay.localhost:9090",),
+            "ipv4": ("127.0.0.1:9090",),
+            "bare_ipv4": ("127.0.0.1",),
+            "another_ipv4": ("192.0.2.7:9090",),
+            "ipv6": ("[::1]:9090",),
+            "bare_ipv6": ("[::1]",),
+        }
+    )
+    def test_local(self, host: str) -> None:
+        """An address, and the one name that no foreign page can have, are let in."""
+        self.assertTrue(is_local_host(host))
+
+    @cases(
+        {
+            "none": ("",),
+            "foreign": ("evil.example:9090",),
+            "address_in_front": ("127.0.0.1.evil.example",),
+            "localhost_in_front": ("localhost.evil.example:9090",),
+            "user": ("localhost@evil.example",),
+            "joined": ("evillocalhost",),
+            "word_for_port": ("localhost:evil",),
+            "two_ports": ("localhost:1:2",),
+            "open_bracket": ("[::1",),
+            "behind_bracket": ("[::1]evil.example",),
+            "bare_colons": ("::1",),
+            "trailing_dot": ("localhost.",),
+            "list": ("localhost,evil.example",),
+            "path": ("localhost/evil.example",),
+        }
+    )
+    def test_foreign(self, host: str) -> None:
+        """Everything else is not, least of all what only looks like it."""
+        self.assertFalse(is_local_host(host))
+
+    @examples(300)
+    @given(st.text(max_size=30))
+    def test_any_text(self, host: str) -> None:
+        """Any text is a yes or a no, never an error; no dotted name with a letter is a yes."""
+        local = is_local_host(host)
+        name = host.strip().lower().partition(":")[0]
+        if local and not name.startswith("[") and any(each.isalpha() for each in name):
+            self.assertTrue(name == "localhost" or name.endswith(".localhost"))

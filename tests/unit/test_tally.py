@@ -1,0 +1,63 @@
+"""Tallies: histograms, and pauses whose sum never goes down."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrycode_relay.tally import Histogram, Pauses
+from tests.unit.bench import Cases, examples
+
+
+class HistogramTests(Cases):
+    def test_buckets(self) -> None:
+        """A value on a bound belongs to it, and one above them all to the last bucket."""
+        histogram = Histogram((1.0, 2.0))
+        for value in (0.0, 1.0, 1.5, 2.0, 2.5, 100.0):
+            histogram.observe(value)
+        self.assertEqual(histogram.counts, [2, 2, 2])
+        self.assertEqual(histogram.sum, 107.0)
+
+    @examples(100)
+    @given(st.lists(st.floats(0, 100), max_size=50))
+    def test_every_value_counts_once(self, values: list[float]) -> None:
+        """Each value is in just one bucket, that of the least bound that it does not pass."""
+        histogram = Histogram((0.5, 1.0, 10.0))
+        for value in values:
+            histogram.observe(value)
+        expected = [0] * 4
+        for value in values:
+            expected[bisect_left((0.5, 1.0, 10.0), value)] += 1
+        self.assertEqual(histogram.counts, expected)
+
+
+class PauseTests(Cases):
+    def test_sum(self) -> None:
+        """Pauses that overlap add up, and those under way count up to now."""
+        pauses = Pauses()
+        pauses.begin(10)
+        pauses.begin(12)
+        self.assertEqual((pauses.begun, pauses.under_way, pauses.seconds(13)), (2, 2, 4))
+        pauses.end(14)
+        self.assertEqual((pauses.begun, pauses.under_way, pauses.seconds(15)), (2, 1, 7))
+        pauses.end(15)
+        self.assertEqual((pauses.under_way, pauses.seconds(99)), (0, 7))
+
+    @examples(100)
+    @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1e3)), max_size=60))
+    def test_never_down(self, steps: list[tuple[bool, float]]) -> None:
+        """However pauses begin and end, at times as large as a clock's, the sum only grows."""
+        pauses, now, exact, before = Pauses(), 1.8e9, 0.0, 0.0
+        for begins, delay in steps:
+            exact += pauses.under_way * delay
+            now += delay
+            if begins:
+                pauses.begin(now)
+            elif pauses.under_way:
+                pauses.end(now)
+            after = pauses.seconds(now)
+            self.assertGreaterEqual(after, before)
+            self.assertLess(abs(after - exact), 0.001)
+            before = after
