@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run test pytest check bench format wheel clean
+.PHONY: run test pytest check bench format wheel clean deploy/relay.toml
 
 run: $(VENV)/.run ## start the relay on LISTEN
 	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
@@ -31,6 +31,9 @@ bench: $(VENV)/.bench ## measure the relay against the obvious one; BENCH=--quic
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+deploy/relay.toml: $(VENV)/.dev ## write the example of a configuration file
+	$(BIN)/twistd pyrycode-relay --example-config > $@
 
 wheel: $(VENV)/.dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --outdir dist .

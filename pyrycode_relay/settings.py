@@ -1,16 +1,19 @@
 """The relay's settings: names, units, defaults, and what is wrong with the values given.
 
-Every setting can be given on the command line (``--write-stall=30``) and in the environment
-(``PYRYCODE_RELAY_WRITE_STALL=30``); the command line wins. All mistakes of a configuration are
+Every setting can be given on the command line (``--write-stall=30``), in the environment
+(``PYRYCODE_RELAY_WRITE_STALL=30``) and in a configuration file (``write-stall = 30``); the command
+line wins over the environment, and that over the file. All mistakes of a configuration are
 reported together.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import ipaddress
 import re
 import socket
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,8 @@ from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
 
-from pyrycode_relay import addresses
+from pyrycode_relay import addresses, config_file
+from pyrycode_relay.config_file import ConfigFile
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits, OnReclaim
 
@@ -277,6 +281,15 @@ class Option:
     def variable(self) -> str:
         """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.field.upper()
+
+    def written(self, value: Any) -> str:
+        """Return a value as it stands in a configuration file."""
+        show = self.kind.show
+        if self.is_switch:
+            return "true" if value else "false"
+        if self.many:
+            return f"[{', '.join(config_file.written(show(each)) for each in value)}]"
+        return config_file.written(show(value))
 
     @property
     def is_switch(self) -> bool:
@@ -570,16 +583,21 @@ class Settings:
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @classmethod
-    def read(cls, given: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Settings:
-        """Read what the command line gave, by name and in its order, and the environment.
+    def read(
+        cls,
+        given: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        file: ConfigFile = ConfigFile(),  # noqa: B008 - it is frozen
+    ) -> Settings:
+        """Read what the command line gave, by name and in its order, the environment and a file.
 
         Raises `ConfigurationError` with everything that is wrong.
         """
-        problems: list[str] = []
+        problems = [*_misplaced(file)]
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for option in OPTIONS:
-            source, texts = _source(option, given, environment)
+            source, texts = _source(option, given, environment, file)
             sources[option.name] = source or "default"
             found = []
             for text in texts:
@@ -587,13 +605,15 @@ class Settings:
                     found.append(option.kind.parse(text))
                 except (ValueError, KeyError, OverflowError):
                     place = source or f"--{option.name}"
+                    if source and source == file.path:
+                        place = f"{file.path}: {option.name}"
                     problems.append(f"{place} is {text!r}; allowed: {option.kind.allowed}.")
             values[option.field] = tuple(found) if option.many else found and found[-1]
         if not values["tls_listen"] and any(values[each] for each in _TLS_SOURCES):
             values["tls_listen"] = (_HTTPS,)
         if not problems:
             problems.extend(_contradictions(values))
-        elif not any(_source(each, given, environment)[1] for each in _LISTENERS):
+        elif not any(_source(each, given, environment, file)[1] for each in _LISTENERS):
             problems.append(_NOWHERE)
         if problems:
             raise ConfigurationError(problems)
@@ -606,11 +626,26 @@ class Settings:
         return getattr(holder, option.field)
 
     def lines(self) -> Iterator[str]:
-        """Yield the settings, one ``name = value`` a line, for people to read."""
+        """Yield the settings, one a line, each with where it comes from.
+
+        Together they are a configuration file that says the same.
+        """
         for option in OPTIONS:
-            value = self.value(option)
-            for each in value if option.many else (value,):
-                yield f"{option.name} = {option.kind.show(each)}"
+            line = f"{option.name} = {option.written(self.value(option))}"
+            yield f"{line:<40}  # {self.sources.get(option.name, 'default')}"
+
+
+def example() -> Iterator[str]:
+    """Yield the lines of a configuration file with every setting, its reason and its default."""
+    yield "# A configuration of pyrycode-relay, for"
+    yield "#     twistd --pidfile= -n pyrycode-relay --config=relay.toml"
+    yield "# Every setting stands here with its default, commented out. What stands in the"
+    yield "# environment (PYRYCODE_RELAY_GRACE=60) or on the command line (--grace=60) wins."
+    for option in OPTIONS:
+        values = [option.kind.parse(text) for text in _texts(option, option.default)]
+        yield ""
+        yield from textwrap.wrap(option.help, 88, initial_indent="# ", subsequent_indent="# ")
+        yield f"# {option.name} = {option.written(values if option.many else values[0])}"
 
 
 _HTTPS: Final = ":443"
@@ -668,13 +703,35 @@ def _times(values: Sequence[object]) -> str:
     return "once" if len(values) == 1 else f"{len(values)} times"
 
 
+def _misplaced(file: ConfigFile) -> Iterator[str]:
+    """Yield what a configuration file should not say, whatever the value."""
+    options = {option.name: option for option in OPTIONS}
+    for name in file.texts:
+        if name not in options:
+            near = difflib.get_close_matches(name, options, 1)
+            hint = f"did you mean {near[0]}?" if near else "--help names them all."
+            yield f"{file.path}: {name} is no setting; {hint}"
+        elif name in file.lists and not options[name].many:
+            yield f"{file.path}: {name} is a list, and takes one value."
+
+
 def _source(
-    option: Option, given: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+    option: Option,
+    given: Mapping[str, Sequence[str]],
+    environment: Mapping[str, str],
+    file: ConfigFile,
 ) -> tuple[str, Sequence[str]]:
     """Return where an option's value stands (nothing for its default), and its texts there."""
     if option.name in given:
         return f"--{option.name}", given[option.name]
+    if option.variable not in environment and option.name in file.texts:
+        return file.path, file.texts[option.name]
     text, source = option.default, ""
     if option.variable in environment:
         text, source = environment[option.variable], option.variable
-    return source, text.split() if option.many else (text,)
+    return source, _texts(option, text)
+
+
+def _texts(option: Option, text: str) -> Sequence[str]:
+    """Return the values in a text that has all of an option's."""
+    return text.split() if option.many else (text,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NoReturn
 
@@ -15,13 +15,21 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from pyrycode_relay import __version__, boot
+from pyrycode_relay import __version__, boot, config_file
 from pyrycode_relay.admission import Capacity, CapacityError
 from pyrycode_relay.boot import BootError
 from pyrycode_relay.certificates import CertificateError
+from pyrycode_relay.config_file import ConfigFile, ConfigFileError
 from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
-from pyrycode_relay.settings import OPTIONS, ConfigurationError, Option, Settings
+from pyrycode_relay.settings import (
+    ENVIRONMENT_PREFIX,
+    OPTIONS,
+    ConfigurationError,
+    Option,
+    Settings,
+    example,
+)
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
@@ -38,12 +46,37 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "A WebSocket relay between phones and the pyry daemon. Every option can also be set in "
-        "the environment, as PYRYCODE_RELAY_ and its name in capitals with underscores; the "
-        "command line wins. What can be given more than once is separated by spaces there. Times "
-        "are in seconds and may have fractions."
+        "the environment, as PYRYCODE_RELAY_ and its name in capitals with underscores, and in a "
+        "configuration file; the command line wins over the environment, and that over the file. "
+        "What can be given more than once is separated by spaces in the environment. Times are "
+        "in seconds and may have fractions."
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a class attribute
-        ["check-config", None, "Print the settings that would be used, and end."],
+        [
+            "check-config",
+            None,
+            (
+                "Print the settings that would be used, as a configuration file, each with where "
+                "it comes from, and end."
+            ),
+        ],
+        [
+            "example-config",
+            None,
+            "Print a configuration file with every setting, its reason and its default, and end.",
+        ],
+    ]
+    optParameters = [  # noqa: RUF012
+        [
+            "config",
+            None,
+            "",
+            (
+                "A configuration file: TOML, with these options' names (grace = 30), and lists "
+                "for what can be given more than once. The environment and the command line win "
+                "over it."
+            ),
+        ],
     ]
     settings: Settings
     capacity: Capacity
@@ -71,19 +104,26 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the settings; with ``--check-config`` print them and end."""
+        if self["example-config"]:
+            self._print(example())
         try:
-            self.settings = settings = Settings.read(self._given, os.environ)
+            path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+            file = config_file.read(path) if path else ConfigFile()
+            self.settings = settings = Settings.read(self._given, os.environ, file)
             self.capacity = Capacity.within(boot.raise_open_files(), settings.limits)
-        except ConfigurationError as error:
+        except (ConfigFileError, ConfigurationError) as error:
             _fail(error.problems)
         except CapacityError as error:
             _fail([str(error)])
         if settings.production and (problems := [*boot.exposed_addresses(settings)]):
             _fail(problems)
         if self["check-config"]:
-            for line in self.settings.lines():
-                sys.stdout.write(line + "\n")
-            raise SystemExit(0)
+            self._print(settings.lines())
+
+    def _print(self, lines: Iterable[str]) -> NoReturn:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        raise SystemExit(0)
 
     @property
     def foreground(self) -> bool:

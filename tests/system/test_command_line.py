@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from pyrycode_relay.settings import (
 )
 from tests.system.harness import (
     DEADLINE,
+    ROOT,
     TWISTD,
     BarePeer,
     Relay,
@@ -148,36 +150,93 @@ class OptionTests(CommandLineTestCase):
             "--log-level=WARN",
         )
         self.assertEqual((run.returncode, run.stderr), (0, ""))
-        pairs = [line.split(" = ", 1) for line in run.stdout.splitlines()]
-        there = {each.name for each in OPTIONS if not each.many} | {LISTEN}
-        self.assertEqual({name for name, _ in pairs}, there)
-        listen = [value for name, value in pairs if name == LISTEN]
-        self.assertEqual(listen[0], f"unix:{self.socket}")
-        self.assertTrue(listen[1].startswith("tcp:8080:"), listen[1])
+        printed = tomllib.loads(run.stdout)
+        self.assertEqual(set(printed), {each.name for each in OPTIONS})
+        first, second = printed[LISTEN]
+        self.assertEqual(first, f"unix:{self.socket}")
+        self.assertTrue(second.startswith("tcp:8080:"), second)
         expected = {
-            "memory-budget": str(256 * 2**20),
-            "hold-bytes": str(64 * 2**10),
-            "outbox-bytes": str(2**20),
-            "send-buffer": "0",
-            "grace": "0",
-            "write-stall": "2.5",
+            "memory-budget": 256 * 2**20,
+            "hold-bytes": 64 * 2**10,
+            "outbox-bytes": 2**20,
+            "send-buffer": 0,
+            "grace": 0,
+            "write-stall": 2.5,
             "on-reclaim": "keep",
             "log-format": "json",
             "log-level": "warn",
-            "max-phones": "16",
+            "max-phones": 16,
+            "limits-dry-run": False,
         }
-        self.assertEqual({k: v for k, v in pairs if k in expected}, expected)
+        self.assertEqual({k: v for k, v in printed.items() if k in expected}, expected)
+        self.assertRegex(run.stdout, r"(?m)^grace = 0 +# --grace$")
+        self.assertRegex(run.stdout, r"(?m)^max-phones = 16 +# default$")
         self.assertFalse(self.socket.exists())
 
     def test_what_is_printed_can_be_given(self) -> None:
-        """The settings that ``--check-config`` prints mean the same when they are given."""
-        first = self.twistd(self.listen, "--check-config")
-        switches = {each.name: each.variable for each in OPTIONS if each.is_switch}
-        pairs = [line.split(" = ", 1) for line in first.stdout.splitlines()]
-        given = [f"--{name}={value}" for name, value in pairs if name not in switches]
-        environment = {switches[name]: value for name, value in pairs if name in switches}
-        again = self.twistd(*given, "--check-config", environment=environment)
-        self.assertEqual(again.stdout, first.stdout)
+        """What ``--check-config`` prints is a configuration file that means the same."""
+        first = self.twistd(self.listen, "--grace=2.25", "--limits-dry-run", "--check-config")
+        path = self.directory / "printed.toml"
+        path.write_text(first.stdout)
+        again = self.twistd(f"--config={path}", "--check-config")
+        self.assertEqual((again.returncode, again.stderr), (0, ""))
+        self.assertEqual(tomllib.loads(again.stdout), tomllib.loads(first.stdout))
+        self.assertEqual(again.stdout.count(f"# {path}\n"), len(OPTIONS))
+
+    def test_configuration_file(self) -> None:
+        """A file's settings are used; the environment wins over it, the command line over both."""
+        path = self.directory / "relay.toml"
+        path.write_text(
+            f'insecure_listen = ["unix:{self.socket}"]  # here\ngrace = 5\nmax-phones = 6\n'
+            "write-stall = 7\n"
+        )
+        environment = {
+            "PYRYCODE_RELAY_CONFIG": str(path),
+            "PYRYCODE_RELAY_MAX_PHONES": "8",
+            "PYRYCODE_RELAY_WRITE_STALL": "9",
+        }
+        run = self.twistd("--check-config", "--write-stall=10", environment=environment)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        printed = tomllib.loads(run.stdout)
+        found = [printed[name] for name in ("grace", "max-phones", "write-stall")]
+        self.assertEqual(found, [5, 8, 10])
+        self.assertRegex(run.stdout, rf"(?m)^grace = 5 +# {re.escape(str(path))}$")
+        self.assertRegex(run.stdout, r"(?m)^max-phones = 8 +# PYRYCODE_RELAY_MAX_PHONES$")
+        other = self.directory / "other.toml"
+        other.write_text(f"grace = 1\n{LISTEN} = ':1'")
+        run = self.twistd(f"--config={other}", "--check-config", environment=environment)
+        self.assertEqual(tomllib.loads(run.stdout)["grace"], 1)
+        relay = self.relay(listen=None, environment=environment)
+        self.assertEqual(relay.address, str(self.socket))
+
+    def test_wrong_configuration_files(self) -> None:
+        """Each file that cannot be used is one sentence, with the line where it has one."""
+        path = self.directory / "relay.toml"
+        option = f"--config={path}"
+        self.refused(self.twistd(option), "Cannot read .*relay.toml: No such file or directory")
+        self.refused(self.twistd(f"--config={self.directory}"), "Cannot read .*: Is a directory")
+        for text, pattern in {
+            b"grace = 1\ngrace = = 2": "relay.toml, line 2: ",
+            b"grace = 1\n\xff": "relay.toml, line 2: not UTF-8",
+            b"[limits]\ngrace = 1": "relay.toml: limits is a table; ",
+            b"max_phone = 1": "relay.toml: max-phone is no setting; did you mean max-phones\\?",
+            b"grace = 'soon'": "relay.toml: grace is 'soon'; allowed: ",
+        }.items():
+            path.write_bytes(text)
+            run = self.twistd(option, self.listen)
+            self.assertEqual((run.returncode, run.stdout), (2, ""))
+            [line] = run.stderr.splitlines()
+            self.assertRegex(line, rf"\Apyrycode-relay: .*{pattern}")
+
+    def test_example(self) -> None:
+        """``--example-config`` prints the example that is in the repository, and it is right."""
+        run = self.twistd("--example-config")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        path = ROOT / "deploy" / "relay.toml"
+        hint = "make deploy/relay.toml brings it up to date"
+        self.assertEqual(path.read_text(encoding="utf-8"), run.stdout, hint)
+        run = self.twistd(f"--config={path}", self.listen, "--check-config")
+        self.assertEqual(run.stdout.count("# default\n"), len(OPTIONS) - 1)
 
     def test_wrong_values(self) -> None:
         """Every wrong value is one sentence that names option, value and what is allowed.
@@ -261,11 +320,12 @@ class OptionTests(CommandLineTestCase):
         }
         run = self.twistd("--check-config", "--max-phones=5", environment=environment)
         self.assertEqual((run.returncode, run.stderr), (0, ""))
-        for line in (f"{LISTEN} = unix:{self.socket}", "grace = 7", "max-phones = 5"):
-            self.assertIn(f"{line}\n", run.stdout)
-        self.assertEqual(run.stdout.count(f"{LISTEN} = "), 2)
+        printed = tomllib.loads(run.stdout)
+        self.assertEqual((printed["grace"], printed["max-phones"]), (7, 5))
+        self.assertEqual(printed[LISTEN][0], f"unix:{self.socket}")
+        self.assertEqual(len(printed[LISTEN]), 2)
         given = self.twistd("--check-config", self.listen, environment=environment)
-        self.assertEqual(given.stdout.count(f"{LISTEN} = "), 1)
+        self.assertEqual(tomllib.loads(given.stdout)[LISTEN], [f"unix:{self.socket}"])
 
     def test_every_variable_is_read(self) -> None:
         """A wrong value of each option's variable is noticed."""

@@ -50,7 +50,8 @@ def names(cell: str) -> list[str]:
 
 def flags() -> set[str]:
     """Return the relay's options that are no settings."""
-    return {f"--{flag[0]}" for flag in Options.optFlags} | {"--version"}
+    others = [*Options.optFlags, *Options.optParameters]
+    return {f"--{each[0]}" for each in others} | {"--version"}
 
 
 def default_shown(default: str, cell: str) -> bool:

@@ -57,6 +57,7 @@ LEVELS = {
     "admin": 3,
     "boot": 3,
     "challenge_site": 3,
+    "config_file": 3,
     "service": 3,
     "settings": 3,
     "site": 3,

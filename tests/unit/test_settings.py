@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.endpoints import serverFromString
 
+from pyrycode_relay import config_file
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits, OnReclaim
 from pyrycode_relay.settings import (
@@ -17,6 +19,7 @@ from pyrycode_relay.settings import (
     ConfigurationError,
     Settings,
     endpoint_string,
+    example,
 )
 from tests.unit.bench import Cases, cases, examples
 
@@ -24,6 +27,8 @@ LISTEN = "insecure-listen"
 LISTEN_VARIABLE = "PYRYCODE_RELAY_INSECURE_LISTEN"
 HERE = ["127.0.0.1:0"]
 PATHS = ("tls-cert", "tls-key", "tls-dir")
+GRAVE = ('unix:/a "b"', "unix:/a\\\\b", "unix:/ü#'\t\n\x7f", "unix:/\U0001f512")
+"""Addresses with characters that mean something elsewhere."""
 BY_NAME = {option.name: option for option in OPTIONS if option.name != LISTEN}
 WORDS = [name for name in BY_NAME if name not in PATHS]
 """Options of which some texts are wrong by themselves; almost any text is a path."""
@@ -402,6 +407,11 @@ class ListenTests(SettingsCase):
             serverFromString(None, endpoint_string(settings.insecure_listen[0]))
 
 
+def shown(settings: Settings) -> dict[str, str]:
+    """Return the settings as they are written; of an address that is its long form."""
+    return {option.name: option.written(settings.value(option)) for option in OPTIONS}
+
+
 class PrintedTests(SettingsCase):
     def test_what_is_printed_can_be_given(self) -> None:
         """The settings as printed are what one would give to get them."""
@@ -418,12 +428,133 @@ class PrintedTests(SettingsCase):
         }
         for options in ({}, changed):
             settings = read_from([":8080", "unix:/run/relay"], options, {})
-            printed = [line.split(" = ", 1) for line in settings.lines()]
-            lines: dict[str, list[str]] = {}
-            for name, value in printed:
-                lines.setdefault(name, []).append(value)
-            once = {option.name for option in OPTIONS if not option.many}
-            self.assertLessEqual(once, set(lines))
-            again = Settings.read(lines, {})
-            self.assertEqual([*again.lines()], [*settings.lines()])
+            printed = config_file.parse("printed", "\n".join(settings.lines()))
+            self.assertEqual(set(printed.texts), {option.name for option in OPTIONS})
+            again = Settings.read({}, {}, printed)
+            self.assertEqual(shown(again), shown(settings))
             self.assertEqual(again.limits, settings.limits)
+            self.assertEqual(set(again.sources.values()), {"printed"})
+
+    @examples(50)
+    @given(st.floats(0.001, 86400), st.floats(0, 0.9), st.lists(st.sampled_from(GRAVE), max_size=3))
+    def test_any_value_can_be_given(self, time: float, share: float, listen: list[str]) -> None:
+        """No digit of a number is lost, nor a character of a path, however odd."""
+        given = {"write-stall": repr(time), "reserve-binaries": repr(share)}
+        settings = read_from([*listen, "tcp:80"], given, {})
+        printed = config_file.parse("printed", "\n".join(settings.lines()))
+        again = Settings.read({}, {}, printed)
+        self.assertEqual(shown(again), shown(settings))
+        self.assertEqual((again.limits.write_stall, again.limits.reserve_binaries), (time, share))
+
+    def test_where_it_comes_from(self) -> None:
+        """Each line says where its value was found."""
+        file = config_file.parse("/etc/r.toml", "grace = 1\nmax-phones = 2\nwrite-stall = 3")
+        environment = {"PYRYCODE_RELAY_MAX_PHONES": "4", "PYRYCODE_RELAY_WRITE_STALL": "5"}
+        settings = Settings.read({"write-stall": ["6"], LISTEN: [":1"]}, environment, file)
+        found = {}
+        for line in settings.lines():
+            name, _, rest = line.partition(" = ")
+            value, _, source = rest.partition("  # ")
+            found[name] = (value.strip(), source)
+        self.assertEqual(found["grace"], ("1", "/etc/r.toml"))
+        self.assertEqual(found["max-phones"], ("4", "PYRYCODE_RELAY_MAX_PHONES"))
+        self.assertEqual(found["write-stall"], ("6", "--write-stall"))
+        self.assertEqual(found["hold-bytes"], ("1048576", "default"))
+
+
+class FileTests(SettingsCase):
+    """What a configuration file may say."""
+
+    def from_file(self, text: str) -> Settings:
+        """Read settings from a file alone, which listens if it says nothing about it."""
+        if LISTEN not in text:
+            text = f'{LISTEN} = ["127.0.0.1:0"]\n{text}'
+        return Settings.read({}, {}, config_file.parse("relay.toml", text))
+
+    def wrong(self, text: str) -> str:
+        """Return what is wrong with a file, which has one mistake."""
+        error = self.assertRaises(ConfigurationError, self.from_file, text)
+        [problem] = error.problems
+        return str(problem)
+
+    def test_kinds(self) -> None:
+        """Numbers, text and lists are read as on the command line; underscores are dashes."""
+        settings = self.from_file(
+            'insecure-listen = [":80", "unix:/run/my relay"]\ngrace = 2.5\nmax_phones = 3\n'
+            'hold-bytes = "64K"\nmemory_budget = 1_048_576\nlimits-dry-run = true\n'
+            'on-reclaim = "keep"\nproduction = false\nupgrade-rate = 0.5'
+        )
+        limits = settings.limits
+        self.assertEqual(settings.insecure_listen, (":80", "unix:/run/my relay"))
+        self.assertEqual((limits.grace, limits.max_phones, limits.hold_bytes), (2.5, 3, 65536))
+        self.assertEqual((limits.memory_budget, limits.limits_dry_run), (2**20, True))
+        self.assertEqual((limits.upgrade_rate, settings.production), (0.5, False))
+
+    def test_one_of_many(self) -> None:
+        """Where several are possible one may stand without a list, and none as an empty one."""
+        self.assertEqual(self.from_file('insecure-listen = ":80"').insecure_listen, (":80",))
+        self.assertIn("Nothing to listen on", self.wrong("insecure-listen = []"))
+
+    def test_order(self) -> None:
+        """The environment wins over the file, and the command line over both; unread is unread."""
+        file = config_file.parse("f", 'grace = "nonsense"\nmax-phones = "nonsense"')
+        environment = {"PYRYCODE_RELAY_GRACE": "5", "PYRYCODE_RELAY_MAX_PHONES": "nonsense"}
+        limits = Settings.read({LISTEN: [":1"], "max-phones": ["2"]}, environment, file).limits
+        self.assertEqual((limits.grace, limits.max_phones), (5, 2))
+
+    @cases(
+        {
+            "near": ("max-phone = 3", "did you mean max-phones?"),
+            "underscores": ("hold_byte = 3", "did you mean hold-bytes?"),
+            "capitals": ("Grace = 3", "did you mean grace?"),
+            "far": ("zzz = 3", "--help names them all."),
+        }
+    )
+    def test_unknown(self, text: str, hint: str) -> None:
+        """What is no setting is refused, with the nearest that is one."""
+        name = text.partition(" ")[0].replace("_", "-")
+        self.assertEqual(self.wrong(text), f"relay.toml: {name} is no setting; {hint}")
+
+    @cases(
+        {
+            "text": ('grace = "soon"', "'soon'; allowed: a number of seconds"),
+            "huge": (f"grace = {'9' * 100}", "'too large a number'; allowed: "),
+            "hex": (f"grace = 0x{'f' * 9000}", "'too large a number'; allowed: "),
+            "endless": ("grace = inf", "'inf'; allowed: "),
+            "switch": ("grace = true", "'yes'; allowed: "),
+        }
+    )
+    def test_wrong_value(self, text: str, rest: str) -> None:
+        """A wrong value is one sentence with the file, the setting and what is allowed."""
+        self.assertIn(f"relay.toml: grace is {rest}", self.wrong(text))
+
+    def test_list_for_one(self) -> None:
+        """A list is refused where there is one value, be it of one."""
+        self.assertEqual(
+            self.wrong("grace = [3]"), "relay.toml: grace is a list, and takes one value."
+        )
+
+    def test_all_at_once(self) -> None:
+        """All mistakes of all places are told together."""
+        file = config_file.parse("f", 'grace = "x"\nnothing = 1\nwrite-stall = [1, 2]')
+        error = self.assertRaises(
+            ConfigurationError, Settings.read, {}, {"PYRYCODE_RELAY_HOLD_BYTES": "x"}, file
+        )
+        self.assertEqual(len(error.problems), 5, error.problems)
+
+
+class ExampleTests(SettingsCase):
+    def test_every_setting(self) -> None:
+        """The example names every setting, with its help; its defaults are the defaults."""
+        text = "\n".join(example())
+        given = [line for line in text.splitlines() if re.match(r"# [a-z-]+ = ", line)]
+        file = config_file.parse("example", "\n".join(line.removeprefix("# ") for line in given))
+        self.assertEqual([*file.texts], [option.name for option in OPTIONS])
+        self.assertEqual(shown(Settings.read({LISTEN: HERE}, {}, file)), shown(read()))
+        plain = " ".join(text.replace("\n# ", " ").split())
+        for option in OPTIONS:
+            self.assertIn(" ".join(option.help.split()), plain)
+
+    def test_commented(self) -> None:
+        """As it is it says nothing."""
+        self.assertEqual(config_file.parse("example", "\n".join(example())).texts, {})

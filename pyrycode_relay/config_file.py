@@ -1,0 +1,128 @@
+"""A configuration file: TOML, one setting a line, by the names of the command line.
+
+Only how settings are written is known here, not which there are.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_MAX_BYTES: Final = 1_048_576
+"""Bytes of a configuration file: far more than every setting takes. The wrong file may be huge."""
+_MAX_BITS: Final = 64
+"""Of a number: no setting takes a larger one."""
+_PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
+_BARE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
+
+
+class ConfigFileError(ValueError):
+    """A file that cannot be used; ``problems`` has one sentence for each mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What a configuration file says: of each setting, by its name with dashes, the texts."""
+
+    path: str = ""
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+    """The names of those that are lists."""
+
+
+def read(path: str) -> ConfigFile:
+    """Read a file. Raises `ConfigFileError`."""
+    shown = path if path.isprintable() else ascii(path)
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise ConfigFileError([f"{shown} is larger than {_MAX_BYTES} bytes."])
+        return parse(shown, raw.decode())
+    except OSError as error:
+        raise ConfigFileError([f"Cannot read {shown}: {error.strerror}."]) from error
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigFileError([f"{shown}, line {line}: not UTF-8."]) from error
+
+
+def parse(path: str, text: str) -> ConfigFile:
+    """Take apart the text of a file that is at ``path``. Raises `ConfigFileError`."""
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigFileError([f"{path}{_explained(error)}"]) from error
+    problems: list[str] = []
+    texts: dict[str, Sequence[str]] = {}
+    lists = set()
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name in texts:
+            problems.append(f"{path}: {name} stands there twice, with dashes and underscores.")
+            continue
+        values = [value]
+        if isinstance(value, list):
+            values = value
+            lists.add(name)
+        if all(isinstance(each, str | int | float) for each in values):
+            texts[name] = [*map(_text, values)]
+        else:
+            problems.append(
+                f"{path}: {name} is {_kind(value)}; a setting is text in quotes, a number, true or "
+                "false, or a list of them, and stands outside of any [table]."
+            )
+    if problems:
+        raise ConfigFileError(problems)
+    return ConfigFile(path, texts, frozenset(lists))
+
+
+def _explained(error: Exception) -> str:
+    """Return what is wrong with a file that is no TOML, with its line in front."""
+    if isinstance(error, RecursionError):
+        return " is nested too deeply."
+    text = str(error).rstrip(".")
+    place = _PLACE.search(text)
+    if place is None:
+        return f" is no TOML: {text}."
+    where = f", line {place[1]}" if place[1] else ", at its end"
+    return f"{where}: {text[: place.start()]}."
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return "too large a number"  # str would not write every one.
+    return str(value)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    return "a list of other things" if isinstance(value, list) else "a date or time"
+
+
+def written(value: str) -> str:
+    """Return a value as it stands in a file: a number bare, and anything else in quotes."""
+    if _BARE.fullmatch(value):
+        return value
+    try:
+        if repr(float(value)) == value and value[-1].isdigit():
+            return value
+    except ValueError:
+        pass
+    return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in {'"', "\\"}:
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
