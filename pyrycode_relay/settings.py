@@ -207,6 +207,8 @@ class Kind:
     parse: Callable[[str], Any]
     allowed: str
     show: Callable[[Any], str] = str
+    words: tuple[str, ...] = ()
+    """All values, where they are few words; a shell offers them."""
 
 
 def _shown_number(value: float) -> str:
@@ -224,13 +226,19 @@ COUNT_OR_NONE: Final = Kind(_count_or_none, "a whole number from 0 to 1000000")
 RATE: Final = Kind(_rate, "a number from 0 to 1000000", _shown_number)
 SHARE: Final = Kind(_share, "a share from 0 to 0.9", _shown_number)
 SWITCH: Final = Kind(_switch, "yes or no", lambda value: "yes" if value else "no")
-RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value))
+RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value), ("evict", "keep"))
 FORMAT: Final = Kind(
     {"text": False, "json": True}.__getitem__,
     "text or json",
     lambda value: "json" if value else "text",
+    ("text", "json"),
 )
-LEVEL: Final = Kind(_level, "debug, info, warn or error", lambda value: str(value.name.lower()))
+LEVEL: Final = Kind(
+    _level,
+    "debug, info, warn or error",
+    lambda value: str(value.name.lower()),
+    tuple(level.name.lower() for level in Level),
+)
 ADDRESS: Final = Kind(
     # Kept as it was given: what a wildcard means depends on the machine.
     lambda text: endpoint_string(text) and text,

@@ -23,8 +23,10 @@ from pyrycode_relay.config_file import ConfigFile, ConfigFileError
 from pyrycode_relay.logs import EventLog, Writer
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import (
+    DOMAIN,
     ENVIRONMENT_PREFIX,
     OPTIONS,
+    PATH,
     ConfigurationError,
     Option,
     Settings,
@@ -38,6 +40,16 @@ def _fail(problems: Sequence[str]) -> NoReturn:
     for problem in problems:
         stderr.write(f"pyrycode-relay: {problem}\n")
     raise SystemExit(2)
+
+
+def _completer(option: Option) -> usage.Completer:
+    """Return what a shell offers for ``option``'s value."""
+    if option.kind.words:
+        return usage.CompleteList([*option.kind.words])
+    if option.kind is DOMAIN:
+        return usage.CompleteHostnames()
+    # Of the others there is nothing to offer, and Twisted would offer files.
+    return usage.CompleteFiles() if option.kind is PATH else usage.Completer()
 
 
 class Options(usage.Options):
@@ -78,6 +90,15 @@ class Options(usage.Options):
             ),
         ],
     ]
+    # What a shell completes, by Twisted's own mechanism: zsh ships what calls it.
+    compData = usage.Completions(
+        descriptions={option.name: option.help.partition(". ")[0] for option in OPTIONS},
+        multiUse=[option.name for option in OPTIONS if option.many],
+        optActions={
+            "config": usage.CompleteFiles("*.toml"),
+            **{option.name: _completer(option) for option in OPTIONS if not option.is_switch},
+        },
+    )
     settings: Settings
     capacity: Capacity
 

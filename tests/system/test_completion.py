@@ -1,0 +1,69 @@
+"""Completion in a shell: what zsh, through Twisted's own mechanism, is told to offer."""
+
+from __future__ import annotations
+
+import shutil
+
+from twisted.trial.unittest import SkipTest
+
+from pyrycode_relay.settings import DOMAIN, OPTIONS, PATH
+from tests.system.harness import TWISTD, SystemTestCase
+
+_OFFERS = """
+_arguments() { print -rl -- "$@"; return 1; }
+local output
+output=$("$@" --_shell-completion zsh:$#) || exit 1
+eval "$output"
+"""
+"""What zsh's own function for Twisted's commands does, but to print what it would offer."""
+
+
+class CompletionTests(SystemTestCase):
+    def offered(self, *words: str) -> list[str]:
+        """Return what zsh makes of the script for a command line, one action each."""
+        zsh = shutil.which("zsh")
+        if zsh is None:
+            raise SkipTest("needs zsh")
+        script = self.directory / "offers"
+        script.write_text(f'f() {{{_OFFERS}}}\nf {TWISTD} "$@"\nexit 0\n', encoding="utf-8")
+        child = self.child(zsh, "-f", script, *words)
+        self.assertEqual((child.wait(), child.errors()), (0, ""))
+        return child.output().splitlines()
+
+    def test_each_option(self) -> None:
+        """Every option is offered, with a word on what it is, as often as it can be given."""
+        offered = self.offered("pyrycode-relay", "--")
+        for option in OPTIONS:
+            often = "*" if option.many else ""
+            value = "" if option.is_switch else "="
+            start = f"{often}--{option.name}{value}["
+            [line] = [each for each in offered if each.startswith(start)]
+            self.assertGreater(len(line), len(start) + 10)
+
+    def test_values(self) -> None:
+        """Behind an option stand its words, files or hosts, if it takes such, and nothing else."""
+        offered = self.offered("pyrycode-relay", "--")
+        for option in OPTIONS:
+            if option.is_switch:
+                continue
+            start = f"--{option.name}="
+            [line] = [each for each in offered if each.lstrip("*").startswith(start)]
+            action = line.rpartition(":")[2]
+            if option.kind.words:
+                self.assertEqual(action, f"({' '.join(option.kind.words)})")
+            elif option.kind is PATH:
+                self.assertTrue(action.startswith("_files"), line)
+            else:
+                self.assertEqual(action, "_hosts" if option.kind is DOMAIN else "")
+
+    def test_words_are_values(self) -> None:
+        """What is offered as a value is one."""
+        for option in OPTIONS:
+            for word in option.kind.words:
+                self.assertEqual(option.kind.show(option.kind.parse(word)), word)
+
+    def test_the_command(self) -> None:
+        """The relay is offered among twistd's commands."""
+        child = self.child(TWISTD, "pyry", "--_shell-completion", "zsh:2")
+        self.assertEqual(child.wait(), 0)
+        self.assertIn('"pyrycode-relay:', child.output())
