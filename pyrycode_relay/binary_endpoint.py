@@ -236,7 +236,7 @@ class BinaryFactory(RelayFactory):
             exchange.ledger,
             exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
             exchange.random,
-            exchange.turn,
+            exchange.poller,
             exchange.tally.binaries,
         )
         self.exchange = exchange

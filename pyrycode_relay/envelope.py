@@ -8,7 +8,7 @@ forge an envelope, and otherwise goes through byte for byte.
 from __future__ import annotations
 
 import json
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,7 +23,7 @@ class EnvelopeError(ValueError):
     """A message from a binary that is no envelope; the text is a literal, never the message."""
 
 
-class Envelope(NamedTuple):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What a binary asks for: a frame for a phone, its closing, or both.
 
     ``frame`` is None when there is none (the key is absent or null).

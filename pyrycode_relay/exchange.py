@@ -13,27 +13,33 @@ from pyrycode_relay.codes import Close
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Ledger
+from pyrycode_relay.poller import Poller
 from pyrycode_relay.registry import Registry
 from pyrycode_relay.slot import Phone, Slot
 from pyrycode_relay.tally import Tally
-from pyrycode_relay.wire import RelayProtocol, Turn
+from pyrycode_relay.wire import RelayProtocol
 
 
 class Exchange:
     """The meeting place of binaries and phones.
 
     ``clock`` runs all timers, ``observer`` hears of events, ``random`` spreads what must not
-    happen all at once.
+    happen all at once, ``poller`` serves the sockets.
     """
 
     def __init__(
-        self, clock: IReactorTime, limits: Limits, observer: Observer, random: Random
+        self,
+        clock: IReactorTime,
+        limits: Limits,
+        observer: Observer,
+        random: Random,
+        poller: Poller,
     ) -> None:
         self.clock = clock
         self.limits = limits
         self.observer = observer
         self.random = random
-        self.turn = Turn()
+        self.poller = poller
         self.tally = Tally()
         self.ledger = Ledger(limits.memory_budget)
         self.registry = Registry(clock, limits, self.ledger, self._expired)

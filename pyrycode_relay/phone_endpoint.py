@@ -110,6 +110,9 @@ class PhoneProtocol(RelayProtocol):
         tally = self.factory.tally
         tally.frames_out += 1
         tally.bytes_out += size
+        if self.writable and not self.outbox.cost:
+            self.send(frame)
+            return True
         return super().deliver(frame)
 
     def ended(self, close_code: int, reason: str) -> None:
@@ -149,7 +152,7 @@ class PhoneFactory(RelayFactory):
             exchange.ledger,
             exchange.limits.max_message_bytes,
             exchange.random,
-            exchange.turn,
+            exchange.poller,
             exchange.tally.phones,
         )
         self.tally: PhoneTally = exchange.tally.phones

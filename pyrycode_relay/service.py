@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from pyrycode_relay.certificates import Files, Folder, Pair, Source
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.phone_endpoint import PhoneFactory
+from pyrycode_relay.poller import Epoll, Poller
 from pyrycode_relay.proxyproto import ProxyFactory
 from pyrycode_relay.settings import Settings, endpoint_string
 from pyrycode_relay.site import Endpoint, Readiness, RelaySite
@@ -76,6 +78,7 @@ class RelayService(Service):
         observers: Sequence[Observer],
         random: Random | None = None,
         capacity: Capacity | None = None,
+        epoll: Callable[[], Epoll] = select.epoll,
     ) -> None:
         self.settings = settings
         self.readiness = Readiness.STARTING
@@ -89,7 +92,8 @@ class RelayService(Service):
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         self._trusted = Trusted(settings.trusted_proxy)
         limits = settings.limits
-        self.exchange = Exchange(self._clock, limits, self, self._random)
+        self._poller = Poller(reactor, epoll)
+        self.exchange = Exchange(self._clock, limits, self, self._random, self._poller)
         binaries = BinaryFactory(self.exchange)
         phones_v1 = PhoneFactory(self.exchange, headers.gate_phone_v1)
         phones_v2 = PhoneFactory(self.exchange, headers.gate_phone_v2)
@@ -215,6 +219,7 @@ class RelayService(Service):
             self.privilegedStartService()
         if self.certificates is not None:
             self.certificates.watch()
+        self._poller.start()
         self.readiness = Readiness.READY
         if self.status is not None and self.admin_port is not None:
             self.status.history.start()
@@ -314,6 +319,7 @@ class RelayService(Service):
             if dismissal.active():
                 dismissal.cancel()
         self.exchange.registry.close()
+        self._poller.stop()
         self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
         return self._close_admin()
 

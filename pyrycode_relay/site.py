@@ -391,35 +391,24 @@ class RelaySite(Site):
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
             protocol.device_name = headers.device_name(name[0])
-        head = _head(request.path, fields)
         # Nothing of the request shall outlive it, least of all a token.
         request.requestHeaders = Headers()
         channel.surrender()
-        protocol.take_over(channel, head)
+        key = fields[b"sec-websocket-key"][0]
+        protocol.take_over(channel, request.path.decode("ascii"), _gated(fields), key)
 
 
 def _decoded(fields: Fields) -> dict[str, str]:
     return {name.decode("latin-1"): values[0].decode("latin-1") for name, values in fields}
 
 
-def _head(path: bytes, fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
-    """Return the request that Autobahn gets: the handshake and what the gate looks at.
-
-    Nothing else: it would check an Origin, talk about extensions and subprotocols, and split
-    a device name's UTF-8 into lines.
-    """
-    lines = [
-        b"GET " + path + b" HTTP/1.1",
-        b"Host: relay",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Key: " + fields[b"sec-websocket-key"][0],
-    ]
-    for name in headers.GATED:
-        for value in fields.get(name.encode(), []):
-            lines.append(name.encode() + b": " + value)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+def _gated(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
+    """Return the headers that the gate looks at; ``onConnect`` gets no others."""
+    return {
+        name: fields[name.encode()][0].decode("latin-1")
+        for name in headers.GATED
+        if name.encode() in fields
+    }
 
 
 def _tokens(request: http.Request, name: str) -> set[str]:

@@ -11,21 +11,24 @@ end connections without a close frame; what they did is done here on the clock t
 
 from __future__ import annotations
 
+import base64
 import codecs
 import contextlib
 import enum
 import fcntl
 import functools
+import hashlib
 import socket
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.protocol import FrameHeader
-from autobahn.websocket.types import ConnectionDeny
+from autobahn.websocket.protocol import FrameHeader, WebSocketProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from autobahn.websocket.utf8validator import Utf8Validator
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import (
@@ -36,14 +39,21 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # not compiled: the same in Python
+    from websockets.utils import apply_mask
 
 from pyrycode_relay import codes
 from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Frame, Ledger, Outbox
+from pyrycode_relay.poller import Poller
 from pyrycode_relay.tally import LegTally
 
 if TYPE_CHECKING:
@@ -53,6 +63,8 @@ _bugs = Logger()
 
 _TEXT_FINAL: Final = 0x81
 _MASKED: Final = 0x80
+_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What a key is joined with for ``Sec-WebSocket-Accept`` (RFC 6455, section 1.3)."""
 _pack_16: Final = struct.Struct("!BBH").pack
 _pack_64: Final = struct.Struct("!BBQ").pack
 _INT: Final = struct.Struct("i")
@@ -69,11 +81,7 @@ that is next to nothing would go off again in the same instant."""
 _STALL_CHECKS: Final = 4
 """How often within the write-stall time a connection that was written to is looked at."""
 
-_SHORT: Final = 1500
-"""Bytes up to which one big-integer XOR unmasks faster than a masker object does, which takes
-three microseconds to make."""
-
-_TURN_BYTES: Final = 65_536
+_GATHERED: Final = 65_536
 """Bytes that are gathered for one peer before they are written: the transport's high water."""
 
 _MORE_CODES: Final = frozenset({1014})
@@ -129,74 +137,35 @@ class Life(enum.Enum):
     GONE = enum.auto()
 
 
-class Turn:
-    """One pass of input, during which what is written to each peer is gathered.
-
-    All frames for one peer then leave in one system call at the end of the pass.
-    """
-
-    def __init__(self) -> None:
-        self.under_way = False
-        self._written_to: list[RelayProtocol] = []
-
-    def run(self, call: Callable[..., None], *args: object) -> None:
-        """Call ``call``, and flush what it has written; a pass within a pass is part of it."""
-        if self.under_way:
-            call(*args)
-            return
-        self.under_way = True
-        try:
-            call(*args)
-        finally:
-            self.under_way = False
-            while self._written_to:
-                peer = self._written_to.pop()
-                try:
-                    peer.flush()
-                except Exception:
-                    _bugs.failure("a bug costs this connection")
-                    peer.abort()
-
-    def gathers(self, peer: RelayProtocol) -> bool:
-        """Whether a pass is under way; if so, ``peer`` is flushed at its end."""
-        if self.under_way:
-            self._written_to.append(peer)
-        return self.under_way
-
-
 class _Straddler:
     """A common frame of which some has not arrived yet."""
 
-    __slots__ = ("decoder", "mask", "masker", "payload", "size")
+    __slots__ = ("_decoder", "mask", "payload", "size")
 
     def __init__(self, mask: bytes, size: int) -> None:
         self.mask = mask
         self.size = size
-        self.masker = create_xor_masker(mask, size)
         self.payload = bytearray()
-        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder: codecs.IncrementalDecoder | None = None
 
     def take(self, data: bytes) -> bool:
         """Add to the payload; False as soon as it cannot become UTF-8 any more."""
-        piece = self.masker.process(data)
+        at = len(self.payload) & 3
+        piece = apply_mask(data, self.mask[at:] + self.mask[:at])
         self.payload += piece
+        if self._decoder is None:
+            if piece.isascii():
+                return True
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
         try:
-            self.decoder.decode(piece, len(self.payload) == self.size)
+            self._decoder.decode(piece, len(self.payload) == self.size)
         except UnicodeDecodeError:
             return False
+        pending = self._decoder.getstate()[0]
+        if not pending:
+            self._decoder = None
         # Of all that cannot be completed, the decoder waits for the rest of a surrogate only.
-        pending = self.decoder.getstate()[0]
         return not (len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0)
-
-
-def unmask(data: bytes, mask: bytes) -> bytes:
-    """Return ``data`` with a frame's 4-byte mask taken off (RFC 6455, section 5.3)."""
-    size = len(data)
-    if size > _SHORT:
-        unmasked: bytes = create_xor_masker(mask, size).process(data)
-        return unmasked
-    key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
 
 
 def is_utf8(data: bytes) -> bool:
@@ -241,10 +210,13 @@ def refusing_bugs(on_connect: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
+_SHORT_HEADERS: Final = [bytes((_TEXT_FINAL, size)) for size in range(_MAX_7_BIT + 1)]
+
+
 def text_header(size: int) -> bytes:
     """Return the header of an unmasked, final TEXT frame with ``size`` bytes of payload."""
     if size <= _MAX_7_BIT:
-        return bytes((_TEXT_FINAL, size))
+        return _SHORT_HEADERS[size]
     if size <= _MAX_16_BIT:
         return _pack_16(_TEXT_FINAL, 126, size)
     return _pack_64(_TEXT_FINAL, 127, size)
@@ -282,6 +254,27 @@ def untaken_bytes(transport: Transport) -> int:
     return unsent_bytes(transport) + int(_INT.unpack(in_kernel)[0])
 
 
+class _Nobody:
+    """Stands where Autobahn keeps Deferreds of every connection, for whoever waits for them."""
+
+    def callback(self, _: object) -> None:
+        """Tell nobody."""
+
+
+def _left_by(descriptor: FileDescriptor, data: bytes) -> bytes:
+    """Let the socket take what it takes of ``data``; return the rest."""
+    taken = descriptor.writeSomeData(data)
+    at = 0
+    # One call takes a limited part of a large frame.
+    while isinstance(taken, int) and taken:
+        at += taken
+        if taken < descriptor.SEND_LIMIT or at == len(data):
+            break
+        taken = descriptor.writeSomeData(data[at:])
+    # An error is for the reactor to find: it comes again when it writes.
+    return data[at:]
+
+
 @implementer(IPushProducer)
 class RelayProtocol(WebSocketServerProtocol):
     """One connection, from the upgrade on. Its two subclasses are the relay's endpoints.
@@ -292,18 +285,60 @@ class RelayProtocol(WebSocketServerProtocol):
     socket is gone. An error in any of them costs this connection and leaves a traceback.
     """
 
+    # What is used for every frame lies in slots: quicker than the dictionary besides, and a
+    # tenth of its size. What Autobahn sets on every connection stands on the class (`_settled`).
+    __slots__ = (
+        "_heartbeat_interval",
+        "_last_life",
+        "_message",
+        "_message_since",
+        "_on_life",
+        "_out",
+        "_out_payload",
+        "_out_size",
+        "_owed_pong",
+        "_ping_sent",
+        "_pinged",
+        "_plain",
+        "_progress",
+        "_reading",
+        "_straddler",
+        "_taken",
+        "_timers",
+        "_written",
+        "accepted",
+        "current_frame",
+        "data",
+        "device_name",
+        "factory",
+        "failedByMe",
+        "inside_message",
+        "life",
+        "outbox",
+        "place",
+        "remote",
+        "transport",
+        "writable",
+    )
+
     log = _Mute()
+    is_open = is_closed = _Nobody()
+    websocket_version = 13
+    maxMessagePayloadSize: int
     factory: RelayFactory
     transport: Transport  # type: ignore[assignment]
+    _heartbeat_interval: float
+    _message: bytes | bytearray
+    _plain: FileDescriptor | None
     backlog_close: ClassVar[Close | None] = None
     """With what a peer is closed that does not read what is queued for it. None where nothing is
     queued: such a connection never has more than one message under way."""
     stalled_close: ClassVar[Close]
     """With what a peer is closed that reads nothing at all for the write-stall time."""
-    _ping_sent: float | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, factory: RelayFactory) -> None:
+        # Autobahn's own would make two Deferreds and three containers that nobody uses.
+        self.factory = factory
         self.life = Life.OPENING
         self.remote = ""
         """The peer's address, without port, for the log."""
@@ -313,17 +348,36 @@ class RelayProtocol(WebSocketServerProtocol):
         """When its socket was accepted, by the factory's clock."""
         self.device_name = ""
         self.writable = True
+        self.outbox = Outbox(
+            factory.limits.outbox_bytes,
+            factory.ledger,
+            self.backlog_full if self.backlog_close else None,
+        )
+        self.data = b""
+        self.current_frame: FrameHeader | None = None  # type: ignore[assignment]
+        self.inside_message = False
+        self.failedByMe = False
         self._reading = True
         self._owed_pong: bytes | None = None
         self._straddler: _Straddler | None = None
+        self._message = b""
+        self._message_since: float | None = None
         self._out: list[Frame] = []
         self._out_size = 0
         self._out_payload = 0
         self._written = 0
         self._taken = 0
         self._progress = 0.0
+        self._last_life = factory.seconds()
+        self._pinged = False
+        self._ping_sent: float | None = None
         self._on_life: Callable[[bool], None] | None = None
         self._timers: dict[str, IDelayedCall] = {}
+
+    @functools.cached_property
+    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]
+        """Autobahn's validator, for text messages that it parses; most connections have none."""
+        return Utf8Validator()
 
     # What a subclass fills in
 
@@ -359,11 +413,14 @@ class RelayProtocol(WebSocketServerProtocol):
 
     # Opening
 
-    def take_over(self, channel: HTTPChannel, head: bytes) -> None:
-        """Take the connection from an HTTP channel that has read one request from it.
+    def take_over(
+        self, channel: HTTPChannel, path: str, headers: Mapping[str, str], key: bytes
+    ) -> None:
+        """Take the connection from an HTTP channel that has read a valid handshake from it.
 
-        ``head`` is that request as it shall reach Autobahn. It carries no more than Autobahn
-        needs: what it parses it keeps, and it splits lines at more bytes than CR LF.
+        ``path`` and ``headers`` (lower-case names) are what ``onConnect`` is asked about, ``key``
+        is the handshake's ``Sec-WebSocket-Key``. Nothing is left for Autobahn to parse, and
+        nothing of the request is kept.
         """
         transport = cast(Transport, channel.transport)
         channel.transport = None
@@ -374,59 +431,56 @@ class RelayProtocol(WebSocketServerProtocol):
             transport.wrappedProtocol = self  # TLS
         else:
             transport.protocol = self
-        self.makeConnection(transport)
         # A peer may send frames right behind its request, in the same packet; the channel
         # passes what it has read and not parsed to its rawDataReceived.
         channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
-        transport.resumeProducing()
-        self.dataReceived(head)
+        self.makeConnection(transport)
+        request = ConnectionRequest("", headers, "", path, {}, 13, "", [], [])
+        self.factory.poller.run(self._open, request, key)
 
     def connectionMade(self) -> None:
         """Prepare the connection; called by `take_over` through ``makeConnection``."""
-        clock = self.factory.clock
-        self._last_life = clock.seconds()
-        self._message_since: float | None = None
-        self._pinged = False
-        self.outbox = Outbox(
-            self._limits.outbox_bytes,
-            self.factory.ledger,
-            self.backlog_full if self.backlog_close else None,
-        )
-        self.factory.connections.add(self)
         low = _descriptor(self.transport)
-        if low is not None:
-            self.factory.set_send_buffer(low)
         self._plain = None if isinstance(self.transport, ProtocolWrapper) else low
-        super().connectionMade()
+        self.factory.connections.add(self)
+        if low is not None:
+            self.factory.prepare_socket(low)
+            low.stopReading()
+            low.stopWriting()
+            low.reactor = self.factory.poller
+            if unsent_bytes(self.transport):
+                low.startWriting()  # of the TLS handshake
+        self.transport.resumeProducing()
 
-    def _onOpen(self) -> None:
-        # The request has done its work. Autobahn keeps it, token and all, for good.
-        self._drop_request()
+    def _open(self, request: ConnectionRequest, key: bytes) -> None:
+        """Answer the handshake, and serve."""
+        try:
+            self.onConnect(request)
+        except ConnectionDeny as denial:
+            self._refuse(denial.code)
+            return
+        accept = base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID).digest())  # noqa: S324 - RFC 6455
+        self._gather(
+            0,
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n",
+        )
+        self.state = self.STATE_OPEN
         self.life = Life.SERVING
         self.factory.tally.upgrades.observe(self.factory.seconds() - self.accepted)
         self.transport.registerProducer(self, True)
         self._rearm_heartbeat()
         self._contained(self.onOpen)
 
-    def _drop_request(self) -> None:
-        for name in ("http_request_data", "http_headers", "http_response_data", "_wskey"):
-            self.__dict__.pop(name, None)
-
-    def failHandshake(
-        self,
-        reason: str,  # noqa: ARG002
-        code: int = 400,
-        responseHeaders: object = None,  # noqa: ARG002
-    ) -> None:
+    def _refuse(self, code: int) -> None:
         """Answer a refused request with a bare status and close.
 
         Autobahn's own answer has the reason, which may quote the request, in its status line,
         no Content-Length, and no deadline for the socket.
         """
-        self._drop_request()
         status = b"400 Bad Request" if code < 500 else b"500 Internal Server Error"
-        self.transport.write(
-            b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        self._gather(
+            0, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
         self.life = Life.CLOSING
         self._arm_abort()
@@ -443,8 +497,12 @@ class RelayProtocol(WebSocketServerProtocol):
         try:
             hook(*args)
         except Exception:
-            _bugs.failure("a bug costs this connection")
-            self.close(codes.INTERNAL_ERROR, flush=False)
+            self._lose_to_a_bug()
+
+    def _lose_to_a_bug(self) -> None:
+        """Log the error that is being handled, and close."""
+        _bugs.failure("a bug costs this connection")
+        self.close(codes.INTERNAL_ERROR, flush=False)
 
     def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
         """Fail the connection as RFC 6455, section 7.1.7, says.
@@ -545,8 +603,8 @@ class RelayProtocol(WebSocketServerProtocol):
         self.flush()
         self.transport.loseConnection()
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Take note that the socket is gone."""
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Take note that the socket is gone. Autobahn's own only logs, and calls ``onClose``."""
         if self.place is not None:
             self.place.leave()
         if self.life is Life.SERVING:
@@ -559,26 +617,26 @@ class RelayProtocol(WebSocketServerProtocol):
         self._out.clear()
         self._out_size = self._out_payload = 0
         self._plain = None
+        self.state = self.STATE_CLOSED
         self.factory.connections.discard(self)
-        super().connectionLost(reason)
-        # Autobahn's Deferreds have fired with this very object.
-        del self.is_closed, self.is_open
 
     # Reading
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the socket."""
-        self._put_off_ping()
+        self._last_life = self.factory.seconds()
+        if self._pinged:
+            self._rearm_heartbeat()
         if self._on_life is not None:
             self._answer_probe(True)
         if self.failedByMe:
             return
-        self.factory.turn.run(self._consume_contained, data)
-        if self._message_since is None:
+        try:
+            self._consume(data)
+        except Exception:
+            self._lose_to_a_bug()
+        if self._message_since is None and self._is_within_a_message():
             self._watch_message()
-
-    def _consume_contained(self, data: bytes) -> None:
-        self._contained(self._consume, data)
 
     def _consume(self, data: bytes) -> None:
         """Take the fast lane as far as it goes, and leave the rest to Autobahn.
@@ -589,7 +647,7 @@ class RelayProtocol(WebSocketServerProtocol):
         """
         if self._straddler is not None:
             data = self._continue(self._straddler, data)
-        if self.life is Life.SERVING and self.current_frame is None and not self.inside_message:
+        if self.current_frame is None and not self.inside_message and self.life is Life.SERVING:
             if self.data:
                 data, self.data = self.data + data, b""
             data = self._run_lane(data)
@@ -610,7 +668,7 @@ class RelayProtocol(WebSocketServerProtocol):
                 size = int.from_bytes(data[at + 2 : body - 4], "big")
                 if body > end or size <= least:
                     break
-            if size > self.factory.maxMessagePayloadSize:
+            if size > self.maxMessagePayloadSize:
                 break
             stop = body + size
             if stop > end:
@@ -619,12 +677,15 @@ class RelayProtocol(WebSocketServerProtocol):
                     break
                 self._straddler = straddler
                 return b""
-            payload = unmask(data[body:stop], data[body - 4 : body])
-            if not is_utf8(payload):
+            payload = apply_mask(data[body:stop], data[body - 4 : body])
+            if not payload.isascii() and not is_utf8(payload):
                 break
             at = stop
             self._message_since = None
-            self._contained(self.onMessage, payload, False)
+            try:
+                self.onMessage(payload, False)
+            except Exception:
+                self._lose_to_a_bug()
             if self.life is not Life.SERVING:
                 break
         return data[at:] if at else data
@@ -640,14 +701,15 @@ class RelayProtocol(WebSocketServerProtocol):
         if left <= len(data):
             self._straddler = None
             self._message_since = None
-            self._contained(self.onMessage, bytes(straddler.payload), False)
+            self._contained(self.onMessage, straddler.payload, False)
         return data[left:]
 
     def _leave_lane(self, straddler: _Straddler) -> None:
         """Hand a frame that has begun to Autobahn, as if it had read it from the start."""
         self._straddler = None
         self.current_frame = FrameHeader(1, True, 0, straddler.size, straddler.mask)  # type: ignore[arg-type]
-        self.current_frame_masker = straddler.masker
+        self.current_frame_masker = create_xor_masker(straddler.mask, straddler.size)
+        self.current_frame_masker.process(bytes(len(straddler.payload)))  # to where it is
         self.onFrameBegin()
         if self.onFrameData(bytes(straddler.payload)) is False:
             return
@@ -718,12 +780,12 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def _is_within_a_message(self) -> bool:
         """Whether a frame or a fragmented message has begun and not ended."""
-        return self.life is Life.SERVING and bool(
+        return (
             self._straddler is not None
-            or self.data
-            or self.inside_message
             or self.current_frame is not None
-        )
+            or self.inside_message
+            or bool(self.data)
+        ) and self.life is Life.SERVING
 
     def _watch_message(self) -> None:
         """Start the deadline of a message that has begun; one timer serves many messages."""
@@ -759,7 +821,7 @@ class RelayProtocol(WebSocketServerProtocol):
             self._progress = self.factory.clock.seconds()
             self._rearm_stall()
         self._out_payload += size
-        self._gather(text_header(size), *parts)
+        self._gather(size, text_header(size), *parts)
 
     def sendData(
         self,
@@ -768,28 +830,31 @@ class RelayProtocol(WebSocketServerProtocol):
         chopsize: int | None = None,  # noqa: ARG002
     ) -> None:
         """Write what Autobahn has to say, in its place between messages."""
-        self._gather(data)
+        self._gather(len(data), data)
 
-    def _gather(self, *parts: Frame) -> None:
-        """Write ``parts``, with whatever else this turn writes to the peer.
+    def _gather(self, size: int, *parts: Frame) -> None:
+        """Write ``parts``, some ``size`` bytes, with what else this batch writes to the peer.
 
         Where the transport has something to write already it gathers better than we do.
         """
-        if not self._out and (self._is_behind() or not self.factory.turn.gathers(self)):
-            self._out.extend(parts)
-            self.flush()
-            return
-        self._out.extend(parts)
-        for part in parts:
-            self._out_size += len(part)
-        if self._out_size > _TURN_BYTES:
+        if not self._out:
+            poller = self.factory.poller
+            if not poller.busy or self._is_behind():
+                self._out.extend(parts)
+                poller.run(self.flush)
+                return
+            poller.gather(self)
+        self._out += parts
+        self._out_size += size
+        if self._out_size > _GATHERED:
             self.flush()
 
     def flush(self) -> None:
         """Write what was gathered, at once if nothing else waits.
 
         Twisted's transports write when the reactor next comes round, after two system calls to
-        be told so. What the socket does not take goes that way.
+        be told so. What the socket does not take goes that way. TLS's would gather for another
+        turn what has been gathered here, so that part of it is passed by.
         """
         if not self._out:
             return
@@ -799,17 +864,17 @@ class RelayProtocol(WebSocketServerProtocol):
         payload, self._out_payload = self._out_payload, 0
         self._written += len(data)
         plain = self._plain
-        if (
-            plain is not None
-            and plain.connected
-            and not plain.disconnecting
-            and not self._is_behind()
-        ):
-            taken = plain.writeSomeData(data)
-            # An error is for the reactor to find: it comes again when it writes.
-            data = data[taken:] if isinstance(taken, int) else data
-        if data:
-            self.transport.write(data)
+        if plain is None:
+            transport = self.transport
+            if isinstance(transport, TLSMemoryBIOProtocol):
+                TLSMemoryBIOProtocol.write(transport, data)
+            else:
+                transport.write(data)
+        else:
+            if plain.connected and not plain.disconnecting and not self._is_behind():
+                data = _left_by(plain, data)
+            if data:
+                plain.write(data)
         if payload and not self.writable:
             self.outbox.writing(payload)
 
@@ -863,7 +928,7 @@ class RelayProtocol(WebSocketServerProtocol):
         self.writable = True
         self.outbox.written()
         self._show_life()
-        self.factory.turn.run(self._write_on)
+        self.factory.poller.run(self._write_on)
 
     def _write_on(self) -> None:
         if self._owed_pong is not None:
@@ -1003,7 +1068,7 @@ class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
     ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, ``random``
-    spreads their heartbeats, ``turn`` gathers what they write, ``tally`` counts.
+    spreads their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
     """
 
     log = _Mute()
@@ -1018,18 +1083,17 @@ class RelayFactory(WebSocketServerFactory):
         ledger: Ledger,
         max_message_bytes: int,
         random: Random,
-        turn: Turn,
+        poller: Poller,
         tally: LegTally,
     ) -> None:
         # Autobahn wants a reactor, and imports the global one when it gets none.
         super().__init__(server="", reactor=clock)
-        self.protocol = protocol
         self.clock = clock
         self.seconds = clock.seconds
         self.limits = limits
         self.ledger = ledger
         self.random = random
-        self.turn = turn
+        self.poller = poller
         self.tally = tally
         self.connections: set[RelayProtocol] = set()
         # One call with everything: any call sets what it does not name back, silently.
@@ -1045,16 +1109,36 @@ class RelayFactory(WebSocketServerFactory):
             autoPingInterval=0,
             allowNullOrigin=True,
         )
+        self.protocol = _settled(protocol, self)
 
     def connection(self) -> RelayProtocol:
         """Make a connection, which has then to `RelayProtocol.take_over` its socket."""
-        protocol = self.protocol()
-        protocol.factory = self
-        return protocol
+        return self.protocol(self)
 
-    def set_send_buffer(self, descriptor: FileDescriptor) -> None:
-        """Bound what the kernel queues for a peer, as the outbox bounds what we do."""
-        size = self.limits.send_buffer
+    def prepare_socket(self, descriptor: FileDescriptor) -> None:
+        """Bound what the kernel queues for a peer, as the outbox bounds what we do.
+
+        And have it send what it is given at once: we gather ourselves.
+        """
         sock = getattr(descriptor, "socket", None)
-        if size and sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        if sock is None:
+            return
+        if self.limits.send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer)
+        with contextlib.suppress(OSError):  # UNIX sockets have no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _settled(protocol: type[RelayProtocol], factory: RelayFactory) -> type[RelayProtocol]:
+    """Return ``protocol`` with what Autobahn would set on every connection set on the class.
+
+    Some 80 attributes: the factory's options, flags, timers that are never set. An instance
+    gets one of its own when it is changed there. What keeps state is not taken (the
+    validator), or not used (the queue for slow sending, statistics).
+    """
+    pattern: Any = protocol(factory)
+    WebSocketProtocol._connectionMade(pattern)
+    common: Mapping[str, object] = {
+        name: value for name, value in vars(pattern).items() if name != "utf8validator"
+    }
+    return type(protocol.__name__, (protocol,), {"__slots__": (), **common})

@@ -29,6 +29,7 @@ from twisted.trial.unittest import TestCase
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import Limits
+from pyrycode_relay.poller import Poller
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
 from pyrycode_relay.wire import RelayProtocol
@@ -327,7 +328,8 @@ class Relay:
 
 def server_ends() -> Iterator[RelayProtocol]:
     """Yield the relay's ends of all connections that it reads at the moment."""
-    for reader in cast(Any, reactor).getReaders():
+    pollers = (each for each in cast(Any, reactor).getReaders() if isinstance(each, Poller))
+    for reader in (each for poller in pollers for each in poller.getReaders()):
         protocol = getattr(reader, "protocol", None)
         if isinstance(protocol, RelayProtocol):
             yield protocol

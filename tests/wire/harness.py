@@ -13,11 +13,13 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import select
 import socket as _socket
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from random import Random
 from typing import Any, ClassVar, cast
+from weakref import WeakValueDictionary
 
 from twisted.internet import main
 from twisted.internet.address import IPv4Address
@@ -35,6 +37,7 @@ from websockets.uri import parse_uri
 
 from pyrycode_relay.events import Event, Level
 from pyrycode_relay.limits import Limits
+from pyrycode_relay.poller import Poller
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
 from pyrycode_relay.site import Site
@@ -86,9 +89,11 @@ class MemorySocket:
     """What `twisted.internet.tcp` needs of a connected socket; the far end is a `Peer`."""
 
     _numbers: ClassVar[Iterator[int]] = count(1_000_000_000)
+    by_number: ClassVar[WeakValueDictionary[int, MemorySocket]] = WeakValueDictionary()
 
     def __init__(self) -> None:
         self._number = next(self._numbers)
+        self.by_number[self._number] = self
         self.inbound = bytearray()
         """What the peer sent and the relay has not read."""
         self.outbound = bytearray()
@@ -160,6 +165,44 @@ class MemorySocket:
             self.outbound.clear()
 
 
+class MemoryEpoll:
+    """What the relay needs of ``select.epoll``, for memory sockets."""
+
+    def __init__(self) -> None:
+        self._events: dict[int, int] = {}
+
+    def fileno(self) -> int:
+        return 0
+
+    def register(self, fd: int, events: int) -> None:
+        assert fd not in self._events
+        self._events[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        assert fd in self._events
+        self._events[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        del self._events[fd]
+
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        found = []
+        for fd, events in self._events.items():
+            sock = MemorySocket.by_number[fd]
+            ready = sock.readable * select.EPOLLIN | sock.writable * select.EPOLLOUT
+            if ready & events:
+                found.append((fd, ready & events))
+        return found[:maxevents]
+
+    @property
+    def readable(self) -> bool:
+        """Whether a poll would find anything."""
+        return bool(self.poll(0, 1))
+
+    def close(self) -> None:
+        self._events.clear()
+
+
 class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):  # type: ignore[misc]
     """Twisted's in-memory reactor, polling memory sockets in the order of their coming."""
 
@@ -172,7 +215,8 @@ class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):  # type: ig
         """Do what a real reactor does in one round; False when there was nothing to do."""
         moved = False
         for transport in list(self.readers):
-            if transport in self.readers and transport.socket.readable:
+            source = transport._epoll if isinstance(transport, Poller) else transport.socket
+            if transport in self.readers and source.readable:
                 self._do(transport, transport.doRead, is_read=True)
                 moved = True
         for transport in list(self.writers):
@@ -464,7 +508,9 @@ class Relay:
         settings = Settings(
             ("tcp:0:interface=127.0.0.1",), limits=Limits(**LIFTED | limits), **(others or {})
         )
-        self.service = RelayService(self.reactor, settings, [self.seen], Steps(1))
+        self.service = RelayService(
+            self.reactor, settings, [self.seen], Steps(1), epoll=MemoryEpoll
+        )
         self.peers: list[Peer] = []
         self._accepted = 0
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import ClassVar
 
 from pyrycode_relay.events import Event
+from pyrycode_relay.wire import _Straddler
 from tests.wire.harness import Binary, Client, WireTest, frame
 
 
@@ -26,7 +27,9 @@ def held_by(connection: object) -> int:
     """Return how many bytes of memory a connection's buffers take."""
     total = 0
     seen: set[int] = set()
-    todo = list(vars(connection).values())
+    slots = [name for each in type(connection).__mro__ for name in vars(each).get("__slots__", ())]
+    todo: list[object] = [*vars(connection).values()]
+    todo += [getattr(connection, name) for name in slots if hasattr(connection, name)]
     while todo:
         each = todo.pop()
         if id(each) in seen:
@@ -37,6 +40,8 @@ def held_by(connection: object) -> int:
         elif isinstance(each, list | tuple):
             total += sys.getsizeof(each)
             todo += each
+        elif isinstance(each, _Straddler):
+            todo += [each.payload, each.mask]
     return total
 
 
