@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from pyrycode_relay.addresses import UNIX, limit_key
 from pyrycode_relay.limits import Limits, TokenBuckets
@@ -22,10 +22,10 @@ RATED_ADDRESSES: Final = 65_536
 """Addresses whose rate is kept in mind at a time, some 400 bytes each: 25 MB at most. Past it the
 one longest unused is forgotten, which an attacker with more addresses than that may use."""
 
-SPARE_FILES: Final = 128
+SPARE_FILES: Final = 192
 """Open files that are for no connection of a peer: listeners, the log, certificates, whoever looks
 at the metrics, and what one burst of accepted sockets takes before the oldest are dropped."""
-LEAST_FILES: Final = 256
+LEAST_FILES: Final = 384
 """Open files below which a relay is no use."""
 MOST_CONNECTIONS: Final = 100_000
 """Connections that the relay allows itself where nobody says how many: at 11 KiB each they take
@@ -34,6 +34,12 @@ _MOST_WAITING: Final = 2048
 _WAITING_SHARE: Final = 8
 """One open file of so many is for connections whose request has not come yet, up to that number:
 at up to 16 KiB of headers each they may take 32 MiB."""
+
+
+_SHARES: Final = 8
+"""One address's share of the waiting places, once there are no more of them, is one in so many."""
+
+T = TypeVar("T")
 
 
 class Leg(enum.Enum):
@@ -127,6 +133,53 @@ class Place:
     def leave(self) -> None:
         """Make room for another."""
         self._admission._left(self._leg, self._key)
+
+
+class WaitingRoom(Generic[T]):
+    """Those who have come and not said yet what they want: at most ``places`` of them.
+
+    Iterating gives them in the order of their coming. Of one too many somebody has to go, and
+    it is never he who has just come, for whoever means it soon speaks. It is the oldest of the
+    newcomer's own address where that has more than its share, so that one that floods pays
+    itself; else it is the oldest of all.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.crowded_out = 0
+        """How many had to go."""
+        self._places = places
+        self._share = max(1, places // _SHARES)
+        self._keys: dict[T, str] = {}
+        self._of_address: dict[str, dict[T, None]] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def enter(self, who: T, address: str) -> T | None:
+        """Take somebody in; return who has to go for it, and is not here any more."""
+        key = limit_key(address)
+        self._keys[who] = key
+        same = self._of_address.setdefault(key, {})
+        same[who] = None
+        if len(self._keys) <= self._places:
+            return None
+        oldest = next(iter(same if len(same) > self._share else self._keys))
+        self.leave(oldest)
+        self.crowded_out += 1
+        return oldest
+
+    def leave(self, who: T) -> None:
+        """Let somebody go, who may have gone."""
+        key = self._keys.pop(who, None)
+        if key is None:
+            return
+        same = self._of_address[key]
+        del same[who]
+        if not same:
+            del self._of_address[key]
 
 
 class Admission:

@@ -24,7 +24,7 @@ _NET_BIND_SERVICE: Final = 1 << 10
 _MOST_FILES: Final = 1_048_576
 """What stands for a limit of open files without end: the kernel's own, by default."""
 _STATUS: Final = Path("/proc/self/status")
-_CAPABILITIES: Final = re.compile(r"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
+_CAPABILITIES: Final = re.compile(rb"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
 
 
 class BootError(Exception):
@@ -103,7 +103,7 @@ def spare_power() -> Iterator[str]:
         )
         return
     try:
-        found = _CAPABILITIES.findall(_STATUS.read_text(encoding="ascii"))
+        found = _CAPABILITIES.findall(_STATUS.read_bytes())
     except OSError:
         found = []
     if not found:

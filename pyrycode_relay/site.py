@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 
 from pyrycode_relay import addresses, headers
 from pyrycode_relay.addresses import Trusted
-from pyrycode_relay.admission import Admission, Bound, Denial, Leg
+from pyrycode_relay.admission import Admission, Bound, Denial, Leg, WaitingRoom
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event, Observer
 from pyrycode_relay.headers import Fields, Gate, HeaderError
 from pyrycode_relay.wire import RelayFactory
@@ -117,18 +117,17 @@ class RelayChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """Begin."""
         self.accepted = self.factory.reactor.seconds()
-        self.factory.channels[self] = None
         super().connectionMade()
-        self.factory.make_room()
+        self.factory.take_in(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """End."""
-        self.factory.channels.pop(self, None)
+        self.factory.channels.leave(self)
         super().connectionLost(reason)
 
     def surrender(self) -> None:
         """Forget all about the connection: a WebSocket protocol has taken it over."""
-        self.factory.channels.pop(self, None)
+        self.factory.channels.leave(self)
         self.setTimeout(None)
         self.requests.clear()
 
@@ -205,11 +204,8 @@ class Site(http.HTTPFactory):
         super().__init__(timeout=header_timeout, reactor=reactor)
         self.trusted = trusted
         self.close_timeout = close_timeout
-        self.channels: dict[RelayChannel, None] = {}
-        """Connections that wait for a request or for its answer to go, the oldest first."""
-        self.crowded_out = 0
-        """How many of them were dropped for newer ones."""
-        self._waiting = waiting
+        self.channels = WaitingRoom[RelayChannel](waiting)
+        """Connections that wait for a request or for its answer to go."""
         self._observer = observer
 
     def handle(self, request: RelayRequest) -> None:
@@ -237,23 +233,19 @@ class Site(http.HTTPFactory):
     def log(self, request: http.Request) -> None:
         """Do nothing: an access log has user-agents and query strings, and can be flooded."""
 
-    def make_room(self) -> None:
-        """Drop the connection that has waited longest when there are too many.
+    def take_in(self, channel: RelayChannel) -> None:
+        """Have a connection wait; drop another when there are too many.
 
-        A peer that means it asks at once, so of many silent ones it is never the oldest; and
-        ``/healthz`` can be reached however many there are.
+        So ``/healthz`` can be reached however many there are.
         """
-        if len(self.channels) <= self._waiting:
-            return
-        oldest = next(iter(self.channels))
-        del self.channels[oldest]
-        self.crowded_out += 1
-        self._observer.saw(
-            Event.CONNECTION_CAP_REACHED,
-            remote=addresses.remote_address(oldest.getPeer()),
-            reason="waited longest among too many without a request",
-        )
-        oldest.forceAbortClient()
+        dropped = self.channels.enter(channel, addresses.remote_address(channel.getPeer()))
+        if dropped is not None:
+            self._observer.saw(
+                Event.CONNECTION_CAP_REACHED,
+                remote=addresses.remote_address(dropped.getPeer()),
+                reason="waited longest among too many without a request",
+            )
+            dropped.forceAbortClient()
 
     def only_reads(self, request: RelayRequest) -> bool:
         """Whether a request's method is GET or HEAD; if not, it is refused."""

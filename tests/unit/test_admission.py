@@ -21,6 +21,7 @@ from pyrycode_relay.admission import (
     Denial,
     Leg,
     Place,
+    WaitingRoom,
 )
 from pyrycode_relay.limits import Limits
 from tests.unit.bench import Cases, cases, examples
@@ -36,9 +37,9 @@ def room(connections: int = 1000, reserved: int = 0, ceiling: int = 1000) -> Cap
 class CapacityTests(Cases):
     @cases(
         {
-            "least": (LEAST_FILES, 96, 32),
-            "common": (1024, 768, 128),
-            "system": (65_536, 63_360, 2048),
+            "least": (LEAST_FILES, 144, 48),
+            "common": (1024, 704, 128),
+            "system": (65_536, 63_296, 2048),
             "container": (1_048_576, MOST_CONNECTIONS, 2048),
         }
     )
@@ -55,7 +56,7 @@ class CapacityTests(Cases):
         capacity = Capacity.within(SPARE_FILES + 272, limits)
         self.assertEqual((capacity.connections, capacity.waiting, capacity.reserved), (200, 72, 50))
         error = self.assertRaises(CapacityError, Capacity.within, SPARE_FILES + 271, limits)
-        self.assertIn("need 400 open files, and 399 are allowed", str(error))
+        self.assertIn("need 464 open files, and 463 are allowed", str(error))
 
     @cases(
         {
@@ -225,6 +226,71 @@ class AdmissionTests(Cases):
         admission = self.admission()
         self.assertEqual(admission.denied, dict.fromkeys(Bound, 0))
         self.assertEqual(admission.open, dict.fromkeys(Leg, 0))
+
+
+class WaitingRoomTests(Cases):
+    def test_room(self) -> None:
+        """As long as there is room, everybody stays, and is there in the order of coming."""
+        room = WaitingRoom[int](8)
+        for number in range(8):
+            self.assertIsNone(room.enter(number, HERE))
+        room.leave(3)
+        self.assertIsNone(room.enter(8, HERE))
+        self.assertEqual([*room], [0, 1, 2, 4, 5, 6, 7, 8])
+
+    def test_own_oldest(self) -> None:
+        """An address beyond its share makes its own oldest go."""
+        room = WaitingRoom[int](4)
+        room.enter(0, THERE)
+        for number in range(1, 4):
+            room.enter(number, HERE)
+        self.assertEqual([room.enter(number, HERE) for number in range(4, 8)], [1, 2, 3, 4])
+        self.assertEqual(([*room], room.crowded_out), ([0, 5, 6, 7], 4))
+
+    def test_oldest_of_all(self) -> None:
+        """For an address within its share the oldest of all goes."""
+        room = WaitingRoom[int](4)
+        for number in range(4):
+            room.enter(number, f"198.51.100.{number}")
+        self.assertEqual(room.enter(4, HERE), 0)
+        self.assertEqual(room.enter(5, THERE), 1)
+
+    def test_ipv6(self) -> None:
+        """A flood from one /64 is one address's."""
+        room = WaitingRoom[int](4)
+        room.enter(0, HERE)
+        for number in range(1, 20):
+            room.enter(number, f"2001:db8::{number:x}")
+        self.assertEqual([*room], [0, 17, 18, 19])
+
+    def test_gone(self) -> None:
+        """Who has gone may go again."""
+        room = WaitingRoom[int](1)
+        room.enter(0, HERE)
+        self.assertEqual(room.enter(1, HERE), 0)
+        room.leave(0)
+        self.assertEqual([*room], [1])
+
+    @examples(100)
+    @given(st.integers(1, 20), st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcd"))))
+    def test_any(self, places: int, steps: list[tuple[int, str]]) -> None:
+        """There are never more than the places, never the newcomer goes, and nothing is left."""
+        room = WaitingRoom[int](places)
+        there: list[int] = []
+        for number, (choice, address) in enumerate(steps):
+            if choice < len(there) and choice % 3 == 0:
+                room.leave(there.pop(choice))
+            else:
+                there.append(number)
+                gone = room.enter(number, address)
+                if gone is not None:
+                    self.assertNotEqual(gone, number)
+                    there.remove(gone)
+            self.assertEqual([*room], there)
+            self.assertLessEqual(len(room), places)
+        for number in there:
+            room.leave(number)
+        self.assertEqual(room._of_address, {})
 
 
 class AdmissionMachine(RuleBasedStateMachine):

@@ -221,9 +221,17 @@ class WaitingTest(LimitTest):
         silent.append(self.relay.tcp())
         self.assertEqual([each.gone for each in silent], [True, *[False] * 4])
         self.assertTrue(silent[0].was_reset)
-        self.assertEqual(self.relay.service.site.crowded_out, 1)
+        self.assertEqual(self.relay.service.site.channels.crowded_out, 1)
         [told] = self.relay.seen.of(Event.CONNECTION_CAP_REACHED)
         self.assertEqual(told["remote"], "192.0.2.0")
+
+    def test_a_flood_pays_itself(self) -> None:
+        """An address that has more than its share is dropped for its own newcomers."""
+        flood = [self.relay.tcp(HERE) for _ in range(4)]
+        other = self.relay.tcp(THERE)
+        flood += [self.relay.tcp(HERE) for _ in range(20)]
+        self.assertEqual((other.gone, sum(each.gone for each in flood)), (False, 21))
+        self.assertEqual([each.gone for each in flood[-3:]], [False] * 3)
 
     def test_who_asks_is_answered(self) -> None:
         """However many are silent, upgrades and health checks go through."""
@@ -239,7 +247,7 @@ class WaitingTest(LimitTest):
             self.relay.tcp()
         phone.text("1")
         self.assertEqual(binary.data_from(phone), [1])
-        self.assertEqual(self.relay.service.site.crowded_out, 16)
+        self.assertEqual(self.relay.service.site.channels.crowded_out, 16)
 
     def test_half_a_request(self) -> None:
         """Half a request is no request, and one dropped in the middle of it leaves nothing."""

@@ -58,7 +58,7 @@ class ProxyProtocolTest(WireTest):
         [fields] = self.relay.seen.of(Event.PROXY_REFUSED)
         self.assertEqual(fields, {"remote": peer.host, "reason": reason})
         self.assertEqual(len(self.relay.seen.events), 1)
-        self.assertEqual(self.relay.service.site.channels, {})
+        self.assertEqual([*self.relay.service.site.channels], [])
 
     def claimed(self) -> list[object]:
         """Return the addresses of those who claimed a server-id."""

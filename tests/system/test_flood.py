@@ -1,0 +1,302 @@
+"""Floods of connections: whoever floods is refused, and nobody else notices.
+
+The addresses are several of the loopback network, which are as different as any to the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import resource
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from tests.system.harness import (
+    DEADLINE,
+    TWISTD,
+    Address,
+    BarePeer,
+    Relay,
+    SystemTestCase,
+    binary,
+    binary_fields,
+    bystanders,
+    fetch,
+    handshake,
+    need_descriptors,
+    phone,
+    phone_fields,
+    read_all,
+    round_trip,
+    soon,
+)
+from tests.system.harness import echo as answer
+
+FLOODER = "127.0.66.6"
+"""Whose flood it is. The others are at 127.0.0.1 and up."""
+
+DEFAULTS = ("--upgrade-rate=10", "--max-connections-per-address=64")
+"""The limits of an address, which the harness lifts."""
+
+
+def dial_from(host: str, address: Address) -> socket.socket:
+    """Return a socket that is connected from an address of its own."""
+    assert not isinstance(address, str)
+    sock = socket.create_connection(address, DEADLINE, source_address=(host, 0))
+    sock.settimeout(DEADLINE)
+    return sock
+
+
+def open_files(relay: Relay) -> int:
+    """Return how many files a relay has open."""
+    return len([*Path(f"/proc/{relay.pid}/fd").iterdir()])
+
+
+class FloodTestCase(SystemTestCase):
+    """A relay that somebody floods."""
+
+    @contextlib.asynccontextmanager
+    async def flood(self, step: Callable[[int], None]) -> AsyncIterator[Callable[[], bool]]:
+        """Do a step of the flood again and again, in a thread; yield whether it has ended.
+
+        A step is given its number, and raises StopIteration to end the flood.
+        """
+        stopped = False
+
+        def run() -> None:
+            number = 0
+            while not stopped:
+                try:
+                    step(number)
+                except StopIteration:
+                    return
+                number += 1
+
+        flooding = asyncio.create_task(asyncio.to_thread(run))
+        try:
+            yield flooding.done
+            await asyncio.wait_for(flooding, 60)
+        finally:
+            stopped = True
+            await asyncio.wait([flooding])
+
+    async def newcomers(self, relay: Relay, number: int) -> None:
+        """Connect a binary and a phone, each from an address of its own, and have them talk."""
+        name = f"newcomer-{number}"
+        hosts = [f"127.0.{1 + number}.{each}" for each in (1, 2)]
+        there, here = ({"local_addr": (host, 0)} for host in hosts)
+        async with binary(relay, name, **there) as server, phone(relay, name, **here) as handset:
+            answering = asyncio.create_task(answer(server))
+            await round_trip(handset, {"newcomer": number})
+            answering.cancel()
+
+
+class UpgradeFloodTests(FloodTestCase):
+    """Attempts to upgrade, one after the other."""
+
+    def test_five_thousand_attempts(self) -> None:
+        """5,000 attempts from one address: a few get in, the rest are refused in good order.
+
+        Meanwhile a phone and a daemon of others talk on, and new ones come and are served.
+        Neither the log nor memory grows with the flood.
+        """
+        relay = self.relay(*DEFAULTS)
+        answers: Counter[int] = Counter()
+        kept: list[socket.socket] = []
+        request = handshake("/v2/server", binary_fields("flood"))
+
+        def attempt(number: int) -> None:
+            if number == 5000:
+                raise StopIteration
+            sock = dial_from(FLOODER, relay.address)
+            sock.sendall(request.replace(b"flood", b"flood-%d" % number))
+            head = sock.recv(4096)
+            status = int(head.split()[1])
+            answers[status] += 1
+            if status == 101:
+                kept.append(sock)
+                return
+            self.assertRegex(head, rb"(?i)\r\nretry-after: [1-9]\d*\r\n")
+            self.assertTrue(head.endswith(b"\r\n\r\n"))
+            self.assertEqual(read_all(sock), b"")
+            sock.close()
+
+        async def scenario() -> None:
+            async with bystanders(relay), self.flood(attempt) as over:
+                number = 0
+                while not over():
+                    await self.newcomers(relay, number % 100)
+                    number += 1
+                    status, _ = await asyncio.to_thread(fetch, relay.address, "/readyz")
+                    self.assertEqual(status, 200)
+                self.assertGreater(number, 2)
+
+        before = relay.rss()
+        self.perform(scenario(), 120)
+        for sock in kept:
+            sock.close()
+        self.assertEqual(sum(answers.values()), 5000)
+        # The burst, and what the rate adds in the meantime.
+        self.assertGreaterEqual(answers[101], 20)
+        self.assertLessEqual(answers[101], 20 + 30)
+        self.assertEqual(answers[429], 5000 - answers[101])
+        lines = [each for each in relay.log().splitlines() if "rate_limited" in each]
+        self.assertTrue(0 < len(lines) < 50, len(lines))
+        self.assertIn(f"remote={FLOODER} path=/v2/server", lines[0])
+        self.assertLess(relay.rss() - before, 8 * 2**20)
+
+    def test_many_connections(self) -> None:
+        """An address that keeps what it gets is stopped at its number, and others are not."""
+        relay = self.relay("--max-connections-per-address=10")
+        kept = []
+        for _ in range(10):
+            sock = dial_from(FLOODER, relay.address)
+            sock.sendall(handshake("/v2/server", binary_fields(f"flood-{len(kept)}")))
+            self.assertIn(b" 101 ", sock.recv(4096))
+            kept.append(sock)
+        with dial_from(FLOODER, relay.address) as sock:
+            sock.sendall(handshake("/v2/server", binary_fields("one-more")))
+            head = rb"(?si)\AHTTP/1.1 503 .*\r\nretry-after: 30\r\n.*\r\n\r\n\Z"
+            self.assertRegex(read_all(sock), head)
+
+        async def scenario() -> None:
+            async with bystanders(relay):
+                await self.newcomers(relay, 0)
+
+        self.perform(scenario())
+        for sock in kept:
+            sock.close()
+        self.assertIn('reason="too many connections of this address"', relay.log())
+
+    def test_phones_cannot_lock_binaries_out(self) -> None:
+        """When phones have taken all they can, daemons still get in, and health is answered."""
+        relay = self.relay("--max-connections=10", "--reserve-binaries=0.3")
+        peers = [BarePeer(relay, "/v2/server", binary_fields("b"))]
+        peers += [BarePeer(relay, "/v2/client", phone_fields("b")) for _ in range(7)]
+        with dial_from("127.0.0.1", relay.address) as sock:
+            sock.sendall(handshake("/v2/client", phone_fields("b")))
+            self.assertIn(b" 503 ", read_all(sock))
+        peers += [BarePeer(relay, "/v2/server", binary_fields(f"b{each}")) for each in range(2)]
+        with dial_from("127.0.0.1", relay.address) as sock:
+            sock.sendall(handshake("/v2/server", binary_fields("b3")))
+            self.assertIn(b" 503 ", read_all(sock))
+        self.assertEqual(relay.counts(), (3, 7))
+        for peer in peers:
+            peer.sock.close()
+
+    def test_dry_run(self) -> None:
+        """A dry run lets everybody in and says whom it would not have."""
+        relay = self.relay("--upgrade-rate=1", "--upgrade-burst=2", "--limits-dry-run")
+        for _ in range(5):
+            with BarePeer(relay, "/v1/client", phone_fields("nobody")) as peer:
+                self.assertEqual(peer.ending(), (4404, "no server with that id"))
+        self.assertEqual(relay.log().count('mode="dry run"'), 3)
+
+
+class SilentFloodTests(FloodTestCase):
+    """Connections that ask for nothing."""
+
+    def small(self, files: int) -> Relay:
+        """Start a relay that may open so many files."""
+        return self.relay(launcher=("prlimit", f"--nofile={files}:{files}"))
+
+    def test_silent_connections(self) -> None:
+        """3,000 silent connections at a relay with 512 files: it drops the oldest of them.
+
+        Nobody who asks for something notices, and the relay never runs out of files.
+        """
+        need_descriptors(4096)
+        relay = self.small(512)
+        silent: list[socket.socket] = []
+
+        def connect(number: int) -> None:
+            if number == 3000:
+                raise StopIteration
+            silent.append(dial_from(FLOODER, relay.address))
+
+        async def scenario() -> None:
+            most = 0
+            async with bystanders(relay), self.flood(connect) as over:
+                number = 0
+                while not over():
+                    await self.newcomers(relay, number % 100)
+                    number += 1
+                    status, _ = await asyncio.to_thread(fetch, relay.address, "/healthz")
+                    self.assertEqual(status, 200)
+                    most = max(most, open_files(relay))
+                self.assertGreater(number, 1)
+            self.assertLess(most, 512)
+
+        self.perform(scenario(), 120)
+        for sock in silent:
+            sock.close()
+        self.assertIn("waited longest", relay.log())
+        self.assertLess(relay.log().count("waited longest"), 50)
+
+    def test_no_files_left(self) -> None:
+        """When files do run out, new connections are closed, old ones live, and it passes."""
+        relay = self.relay()
+        pid, nofile = relay.pid, resource.RLIMIT_NOFILE
+
+        async def scenario() -> None:
+            async with bystanders(relay):
+                # As if something else in the process had taken the rest.
+                soft, hard = resource.prlimit(pid, nofile)
+                resource.prlimit(pid, nofile, (open_files(relay) + 4, hard))
+                await soon("the relay closes connections", lambda: self.closed(relay))
+                for _ in range(100):
+                    self.closed(relay)
+                resource.prlimit(pid, nofile, (soft, hard))
+                status, _ = await asyncio.to_thread(fetch, relay.address, "/healthz")
+                self.assertEqual(status, 200)
+                await self.newcomers(relay, 0)
+
+        self.held: list[socket.socket] = []
+        self.perform(scenario())
+        for sock in self.held:
+            sock.close()
+
+    def closed(self, relay: Relay) -> bool:
+        """Connect once more, and return whether the relay closes it at once."""
+        sock = dial_from(FLOODER, relay.address)
+        sock.settimeout(0.05)
+        try:
+            over = sock.recv(1) == b""
+        except TimeoutError:
+            over = False
+        except ConnectionError:
+            over = True
+        self.held.append(sock)
+        return over
+
+
+class OpenFilesTests(SystemTestCase):
+    """How many connections there is room for."""
+
+    def test_raised(self) -> None:
+        """The soft limit is raised to the hard one, and what comes of it is said at start."""
+        relay = self.relay(launcher=("prlimit", "--nofile=300:2000"))
+        limits = Path(f"/proc/{relay.pid}/limits").read_text(encoding="ascii")
+        self.assertRegex(limits, r"(?m)^Max open files +2000 +2000 ")
+        self.assertRegex(
+            relay.log(),
+            r' starting .*reason="room for 1558 connections, 155 of them kept for binaries; '
+            r'2000 files may be open"',
+        )
+
+    def test_not_enough(self) -> None:
+        """Limits that the files are not enough for are a sentence, and nothing is bound."""
+        for files, option, pattern in (
+            (512, "--max-connections=5000", "need 5256 open files, and 512 are allowed"),
+            (512, "--max-waiting=500", "and 512 are allowed"),
+            (100, "--grace=1", "Only 100 files may be open"),
+        ):
+            listen = f"--insecure-listen=unix:{self.directory}/s"
+            twistd = (TWISTD, "--pidfile=", "-n", "pyrycode-relay", listen, option)
+            run = self.child("prlimit", f"--nofile={files}:{files}", *twistd)
+            self.assertEqual(run.wait(), 2)
+            [line] = run.errors().splitlines()
+            self.assertRegex(line, rf"\Apyrycode-relay: .*{re.escape(pattern)}.*ulimit -n.*\.\Z")

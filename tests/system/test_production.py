@@ -1,0 +1,132 @@
+"""``--production``: what a relay on the open internet must not have ends it, with the fix."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
+
+from tests.system.harness import TWISTD, eventually
+from tests.system.test_command_line import CommandLineTestCase
+
+NOBODY = "65534"
+EXPOSED = "--production serves nothing unencrypted beyond this machine, and --insecure-listen is "
+ROOT = "--production does not run as root; "
+
+
+class ProductionTests(CommandLineTestCase):
+    """Starts as root, whose power has to be gone when the relay serves."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.getuid():
+            raise SkipTest("needs root, to see it given up")
+        # Where nobody can make a socket, too.
+        self.directory.chmod(0o777)
+
+    def test_root(self) -> None:
+        """Root is refused, however it is asked for, and nothing is left listening."""
+        self.refused(self.twistd(self.listen, "--production"), ROOT, output=True)
+        environment = {"PYRYCODE_RELAY_PRODUCTION": "1"}
+        self.refused(self.twistd(self.listen, environment=environment), ROOT, output=True)
+        self.assertFalse(self.socket.exists())
+
+    def test_way_back(self) -> None:
+        """Root in all but name, which could become root again, is refused."""
+        run = self.twistd(
+            self.listen, "--production", twistd=("--pidfile=", "-n", f"--uid={NOBODY}", "--euid")
+        )
+        self.refused(run, ROOT, output=True)
+
+    def test_a_daemon(self) -> None:
+        """A daemon does not start either; terminal and log say why."""
+        run = self.twistd(self.listen, "--production", twistd=("--pidfile=pid", "--logfile=log"))
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("does not run as root", run.stdout + run.stderr)
+        log = self.directory / "log"
+        eventually("the log says why", lambda: ROOT in log.read_text(encoding="utf-8"))
+        self.assertNotIn("Traceback", run.stdout + run.stderr + log.read_text(encoding="utf-8"))
+
+    def test_capabilities(self) -> None:
+        """A user without root's name but with some of its power is refused."""
+        # Just this one, because the test's Python may lie where not everybody may read.
+        keep = "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"
+        run = self.child(
+            *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *keep, "--"),
+            *(TWISTD, "--pidfile=", "-n", "pyrycode-relay", self.listen, "--production"),
+        )
+        self.assertEqual(run.wait(), 2)
+        self.assertRegex(
+            run.errors(),
+            r"\Apyrycode-relay: --production has capabilities beyond CAP_NET_BIND_SERVICE "
+            r"\(`capsh --decode=4` names them\); drop them, [^\n]*\.\n\Z",
+        )
+
+    def test_given_up(self) -> None:
+        """Root that twistd gives up in time is fine; the relay serves, and is nobody."""
+        relay = self.relay(
+            *("--production", "--metrics-listen="),
+            launcher=(sys.executable, "-c", _UNPRIVILEGED),
+        )
+        status = Path(f"/proc/{relay.pid}/status").read_text(encoding="ascii")
+        self.assertRegex(status, rf"(?m)^Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t")
+        self.assertEqual(relay.health()["status"], "ok")
+        self.assertEqual(relay.stop(), 0)
+
+
+_UNPRIVILEGED = (
+    "import os, sys\n"
+    "twistd, pidfile, foreground, *rest = sys.argv[1:]\n"
+    f"os.execv(twistd, [twistd, pidfile, foreground, '--uid={NOBODY}', '--gid={NOBODY}', *rest])\n"
+)
+
+
+class ExposureTests(CommandLineTestCase):
+    """What is served in the clear."""
+
+    def exposed(self, addresses: Sequence[str], *more: str) -> None:
+        """See that addresses are refused."""
+        run = self.twistd(
+            *(f"--insecure-listen={each}" for each in addresses), "--production", *more
+        )
+        self.refused(run, *(re.escape(f"{EXPOSED}{each!r}; ") for each in addresses))
+
+    def test_exposed(self) -> None:
+        """Each address beyond this machine is a sentence, before anything is bound."""
+        self.exposed([":8080", "0.0.0.0:8080", "[::]:8080", "tcp:8080", "192.0.2.1:80"])
+
+    def test_check_config(self) -> None:
+        """``--check-config`` says so too."""
+        self.exposed(["0.0.0.0:8080"], "--check-config")
+
+    def test_a_socket_of_systemd(self) -> None:
+        """A socket that was handed over is looked at too."""
+        launcher = (
+            "import os, sys\n"
+            "os.dup2(int(sys.argv[1]), 3)\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "os.execv(sys.argv[2], sys.argv[2:])\n"
+        )
+        address = "systemd:domain=INET:index=0"
+        with socket.create_server(("0.0.0.0", 0)) as passed:
+            run = self.child(
+                *(sys.executable, "-c", launcher, str(passed.fileno())),
+                *(TWISTD, "--pidfile=", "-n", "pyrycode-relay", f"--insecure-listen={address}"),
+                "--production",
+                environment={"LISTEN_FDS": "1", "LISTEN_FDNAMES": "relay"},
+                pass_fds=(passed.fileno(),),
+            )
+            self.assertEqual(run.wait(), 2)
+        self.assertIn(f"{EXPOSED}{address!r}; ", run.errors())
+        self.assertNotIn("Traceback", run.output() + run.errors())
+
+    def test_without(self) -> None:
+        """Without ``--production`` it is the operator's own business."""
+        relay = self.relay(listen=":0")
+        self.assertEqual(relay.stop(signal.SIGINT), 0)
