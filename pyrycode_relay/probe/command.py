@@ -106,7 +106,7 @@ def command_line() -> argparse.ArgumentParser:
     add(
         "--send-proxy",
         action="store_true",
-        help="begin connections with a PROXY header (version 2, LOCAL), for a relay that wants one",
+        help="begin connections with a PROXY header (version 2), for a relay that wants one",
     )
     add("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser

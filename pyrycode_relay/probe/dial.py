@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,8 +22,8 @@ from pyrycode_relay import __version__
 from pyrycode_relay.probe.report import ProbeError, Report, Status, printable
 from pyrycode_relay.probe.target import Place, Target, authority
 
-_PROXY_LOCAL: Final = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
-"""The PROXY header, version 2, of a health check: LOCAL, no addresses."""
+_PROXY: Final = b"\r\n\r\n\0\r\nQUIT\n\x21"
+"""The beginning of a PROXY header, version 2, for somebody who is calling."""
 
 _CLOSE_TIMEOUT: Final = 1.0
 """Seconds the relay has to answer our close: the verdict does not depend on it."""
@@ -123,7 +124,7 @@ class Dial:
             sock.setblocking(False)
             await loop.sock_connect(sock, where)
             if self._send_proxy:
-                await loop.sock_sendall(sock, _PROXY_LOCAL)
+                await loop.sock_sendall(sock, _proxy_header(sock))
         except BaseException:
             sock.close()
             raise
@@ -222,6 +223,20 @@ class Dial:
             await connection.close()
         finally:
             connection.transport.abort()
+
+
+def _proxy_header(sock: socket.socket) -> bytes:
+    """Return a PROXY header that announces the socket's own ends.
+
+    Not LOCAL, which is for health checks that open no WebSocket.
+    """
+    if sock.family == socket.AF_UNIX:
+        return _PROXY + struct.pack("!BH", 0x31, 216) + bytes(216)
+    ends = sock.getsockname(), sock.getpeername()
+    addresses = b"".join(socket.inet_pton(sock.family, end[0].partition("%")[0]) for end in ends)
+    addresses += struct.pack("!HH", ends[0][1], ends[1][1])
+    family = 0x11 if sock.family == socket.AF_INET else 0x21
+    return _PROXY + struct.pack("!BH", family, len(addresses)) + addresses
 
 
 def _refused_upgrade(error: BaseException, path: str) -> ProbeError:
