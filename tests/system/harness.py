@@ -107,10 +107,12 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def fetch(address: Address, path: str) -> tuple[int, bytes]:
+def fetch(address: Address, path: str, preamble: bytes = b"") -> tuple[int, bytes]:
     """Return status and body of a GET request."""
     with dial(address) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(
+            preamble + f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
@@ -173,7 +175,10 @@ class Child:
 
 
 class Relay(Child):
-    """``twistd pyrycode-relay`` as a child process."""
+    """``twistd pyrycode-relay`` as a child process.
+
+    ``preamble`` is what connections to it begin with.
+    """
 
     def __init__(
         self,
@@ -182,9 +187,11 @@ class Relay(Child):
         *,
         launcher: Sequence[str] = (),
         logfile: Path | None = None,
+        preamble: bytes = b"",
         **more: Any,
     ) -> None:
         self.logfile = logfile
+        self.preamble = preamble
         to_file = [] if logfile is None else [f"--logfile={logfile}"]
         twistd = [*launcher, TWISTD, "--pidfile=", "-n", *to_file, "pyrycode-relay", *LIFTED]
         super().__init__(directory, [*twistd, *options], **more)
@@ -197,7 +204,7 @@ class Relay(Child):
     def _serves(self) -> bool:
         if self.process.poll() is not None:
             raise AssertionError(f"the relay has ended: {self.errors()}{self.log()}")
-        return bool(self.addresses()) and fetch(self.address, "/readyz")[0] == 200
+        return bool(self.addresses()) and self.fetch("/readyz")[0] == 200
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the relay and return its exit status."""
@@ -230,9 +237,13 @@ class Relay(Child):
         """The first address for WebSocket clients."""
         return f"ws://127.0.0.1:{self.port}"
 
+    def fetch(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of a GET request to the first address."""
+        return fetch(self.address, path, self.preamble)
+
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows."""
-        status, body = fetch(self.address, "/healthz")
+        status, body = self.fetch("/healthz")
         assert status == 200, status
         health = json.loads(body)
         assert isinstance(health, dict)
