@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 _MAX_FILE: Final = 2**20
 """Bytes of a file that is read: chains have a few thousand."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(
     rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL
 )
@@ -43,17 +44,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A source of one pair. An ``awaited`` one may not be there yet, or be of no use any more."""
+    """A source of one pair. An ``awaited`` one may not be there yet, or be of no use any more.
+
+    ``option`` is where it was given, for people.
+    """
 
     pair: Pair
     awaited: bool = False
+    option: str = "--tls-cert and --tls-key"
 
     def pairs(self) -> Sequence[Pair]:
         """Return the pair."""
         return [self.pair]
-
-    def __str__(self) -> str:
-        return str(self.pair.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Folder:
 
     path: Path
     awaited: bool = False
+    option: str = "--tls-dir"
 
     def pairs(self) -> Sequence[Pair]:
         """Return the pairs that are there now. Raises `CertificateError`."""
@@ -86,9 +89,6 @@ class Folder:
             if name in names:
                 return name
         return f"{stem}.pem"
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 Source = Files | Folder
@@ -164,6 +164,9 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
     data, _ = _contents(path)
     try:
         chain = tuple(x509.load_pem_x509_certificates(data))
+        if len(chain) < len(_BEGIN.findall(data)):
+            # The last one is cut off, which cryptography passes over.
+            raise ValueError
     except ValueError:
         raise CertificateError(
             f"{path} has no certificate in PEM form, or a damaged one; give the CA's fullchain.pem."

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import NoReturn
 
 from twisted.application.service import IServiceCollection
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -32,6 +33,7 @@ from pyrycode_relay.settings import (
     Settings,
     example,
 )
+from pyrycode_relay.systemd import Notifier
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
@@ -200,6 +202,7 @@ def makeService(options: Options) -> RelayService:
     service.foreground = options.foreground
     service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
     service.later = reactor.callFromThread  # type: ignore[attr-defined]
+    service.manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
     return service
 
@@ -211,6 +214,7 @@ class _Process(RelayService):
     writer: Writer | None = None
     later: Callable[..., object]
     """Runs a function in the reactor's thread."""
+    manager: Notifier
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, and have it log through our writer."""
@@ -241,6 +245,18 @@ class _Process(RelayService):
                 raise BootError(problems)
         signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
         super().startService()
+        self.manager.ready()
+
+    def reload(self) -> None:
+        """Read the certificates again, and tell the service manager."""
+        self.manager.reloading()
+        super().reload()
+        self.manager.reloaded()
+
+    def stopService(self) -> Deferred[None]:
+        """Drain, and tell the service manager."""
+        self.manager.stopping()
+        return super().stopService()
 
     def _end(self, problems: Sequence[str]) -> None:
         """Say why the process ends; a daemon's caller has to raise an exception then."""

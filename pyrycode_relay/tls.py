@@ -181,8 +181,8 @@ class Certificates:
         return harvest
 
     def _gather(self, source: Source, harvest: _Harvest) -> None:
-        problems = harvest.excused if source.awaited else harvest.problems
         old = self._loaded
+        problems: list[str] = []
         try:
             pairs = source.pairs()
         except CertificateError as error:
@@ -200,6 +200,8 @@ class Certificates:
                     if pair in old:
                         harvest.certificates[pair] = old[pair]
         harvest.pairs[source] = pairs
+        told = harvest.excused if source.awaited else harvest.problems
+        told.extend(f"{source.option}: {problem}" for problem in problems)
 
     def _usable(self, pair: Pair) -> Certificate:
         certificate = Certificate.read(pair, self._now())

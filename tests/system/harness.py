@@ -38,6 +38,9 @@ DEADLINE = 30.0
 LIFTED = ("--upgrade-rate=0", "--max-connections-per-address=0")
 """Options by which an address is not bounded, as all peers here have the same; later ones win."""
 
+UNWANTED = ("PYRYCODE_RELAY_", "LISTEN_", "NOTIFY_", "WATCHDOG_")
+"""Beginnings of the names of what could change a relay."""
+
 Address = tuple[str, int] | str
 """A host and a port, or the path of a UNIX socket."""
 
@@ -51,7 +54,7 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name != "PYTHONPATH" and not name.startswith(("PYRYCODE_RELAY_", "LISTEN_"))
+        if name != "PYTHONPATH" and not name.startswith(UNWANTED)
     }
     if "COVERAGE_PROCESS_START" in kept:
         config = ROOT / kept["COVERAGE_PROCESS_START"]

@@ -53,6 +53,7 @@ LEVELS = {
     "probe.target": 1,
     "proxyproto": 2,
     "status": 2,
+    "systemd": 2,
     "tls": 2,
     "wire": 2,
     "admin": 3,
