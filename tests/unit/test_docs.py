@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.scripts._twistd_unix import ServerOptions
 
 from pyrycode_relay import codes
 from pyrycode_relay.codes import Close, Refusal
 from pyrycode_relay.events import Event
 from pyrycode_relay.probe import command
-from pyrycode_relay.settings import OPTIONS
+from pyrycode_relay.service import RelayService
+from pyrycode_relay.settings import OPTIONS, Settings
 from pyrycode_relay.tap import Options
 from tests.unit.bench import Cases, cases
 from tests.unit.test_layers import SOURCES, is_probe
@@ -198,6 +200,34 @@ class EventTests(Cases):
         """Events are found in every way in which they are told."""
         found = {(event, *sorted(fields)) for event, fields in told(source)}
         self.assertEqual(found, expected)
+
+
+def exported() -> dict[str, tuple[str, str]]:
+    """Return type and labels of every metric, by the name under which Prometheus has it."""
+    listen = {"insecure-listen": ["127.0.0.1:0"], "metrics-listen": ["127.0.0.1:0"]}
+    status = RelayService(MemoryReactorClock(), Settings.read(listen, {}), []).status
+    assert status is not None
+    found = {}
+    for family in status.metrics.registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = (family.type, ", ".join(sorted(labels)))
+    return found
+
+
+class MetricTests(Cases):
+    def test_rows(self) -> None:
+        """The table of metrics has each that is exported, with its type and its labels."""
+        rows = {names(row[0])[0]: (row[1], row[2]) for row in table(OPERATIONS, "metric")}
+        self.assertEqual(rows, exported())
+
+    @cases(BY_PAGE)
+    def test_named(self, page: str) -> None:
+        """Every metric that a page names is exported."""
+        parts = ("", "_bucket", "_count", "_sum")
+        known = {name + part for name in exported() for part in parts}
+        named = set(re.findall(r"\bpyrycode_relay_\w+", PAGES[page]))
+        self.assertEqual(named - known - {"pyrycode_relay_plugin"}, set())
 
 
 CLOSES = (
