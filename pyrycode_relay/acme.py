@@ -14,20 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import josepy.errors
 import requests
 import requests.adapters
+import urllib3.exceptions
 from acme import crypto_util, errors, messages
 from acme.challenges import HTTP01, KeyAuthorizationChallengeResponse
 from acme.client import ClientNetwork, ClientV2
 from josepy.jwa import ES256
 from josepy.jwk import JWK
-from urllib3.exceptions import HTTPError
 
 from pyrycode_relay import __version__
-from pyrycode_relay.cert_cache import Certificate
+from pyrycode_relay.cert_cache import Issued
 from pyrycode_relay.renewal import REFUSED, UNREACHABLE
 
 DEADLINE: Final = 300.0
@@ -43,6 +44,32 @@ nonces of a CA of several machines go stale often (RFC 8555, section 6.5)."""
 _POLL: Final = 1.0
 _SLOWEST_POLL: Final = 15.0
 """Seconds between looks at an order, growing, where the CA does not say."""
+
+_LATE: Final = ("the CA did not answer in time", UNREACHABLE)
+_NONSENSE: Final = ("the CA's answer is not what ACME allows", REFUSED)
+
+_FAILURES: Final[Mapping[type[Exception], tuple[str, float]]] = {
+    errors.TimeoutError: _LATE,
+    requests.Timeout: _LATE,
+    urllib3.exceptions.TimeoutError: _LATE,
+    requests.exceptions.SSLError: (
+        "the CA's own certificate cannot be verified; --acme-ca-file names whom to trust",
+        REFUSED,
+    ),
+    requests.exceptions.ProxyError: ("the proxy to the CA does not work", UNREACHABLE),
+    requests.ConnectionError: ("the CA cannot be reached", UNREACHABLE),
+    urllib3.exceptions.ProtocolError: ("the CA's answer broke off", UNREACHABLE),
+    errors.ClientError: ("the CA did not speak ACME", UNREACHABLE),
+    # What a CA can say wrong is found all over the libraries.
+    requests.RequestException: _NONSENSE,
+    urllib3.exceptions.HTTPError: _NONSENSE,
+    errors.Error: _NONSENSE,
+    josepy.errors.Error: _NONSENSE,
+    ValueError: _NONSENSE,
+    LookupError: _NONSENSE,
+    OSError: ("--acme-ca-file cannot be read any more", REFUSED),
+}
+"""What the libraries raise, the special before the general, and what becomes of it."""
 
 _AGAIN_SOON: Final = frozenset({"badNonce", "serverInternal"})
 """Problems that say nothing about the order and count against no limit."""
@@ -94,7 +121,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
             self._left()
             body += part
             if len(body) > _LARGEST:
-                raise HTTPError("an answer that is too large")
+                raise urllib3.exceptions.HTTPError("an answer that is too large")
         response._content = body
         response._content_consumed = True
         self.retry_after = _seconds(response.headers.get("Retry-After", ""))
@@ -104,12 +131,12 @@ class _Adapter(requests.adapters.HTTPAdapter):
 class _Network(ClientNetwork):
     """The library's network with our adapter, and more patience for refused nonces."""
 
-    def __init__(self, key: JWK, ca_file: str, left: Callable[[], float]) -> None:
+    def __init__(self, key: JWK, ca_file: Path | None, left: Callable[[], float]) -> None:
         super().__init__(
             key,
             alg=ES256,
             # requests takes a file of authorities in the same place.
-            verify_ssl=cast(bool, ca_file or True),
+            verify_ssl=cast(bool, True if ca_file is None else str(ca_file)),
             user_agent=f"pyrycode-relay/{__version__} acme-python",
         )
         self.adapter = _Adapter(left)
@@ -148,12 +175,12 @@ class Ca:
     """Which CA to talk to, and as whom.
 
     ``directory`` is its URL, ``email`` the account's contact or empty, ``ca_file`` a file of
-    authorities to trust for the CA's own certificate, or empty for the public ones.
+    authorities to trust for the CA's own certificate, or None for the public ones.
     """
 
     directory: str
     email: str = ""
-    ca_file: str = ""
+    ca_file: Path | None = None
 
 
 class Conversation:
@@ -212,12 +239,12 @@ class Conversation:
                 problem = _known(body.error)
                 raise AcmeError("the CA has given up the order", problem)
             chain: bytes = self._fetched(client, body.certificate).content
-            certificate = Certificate.of(chain, order.key)
+            certificate = Issued.of(chain, order.key)
         if not order.names <= certificate.names:
             raise AcmeError("the CA's certificate is not for the names that were ordered")
         return chain
 
-    def advice(self, certificate: Certificate) -> tuple[float | None, float]:
+    def advice(self, certificate: Issued) -> tuple[float | None, float]:
         """Return when the CA wants a certificate renewed, and when to ask again.
 
         Both in POSIX seconds; None where the CA does not say.
@@ -282,27 +309,14 @@ class Conversation:
         """Turn what the libraries raise into `AcmeError`, without a word of the network's."""
         try:
             yield
-        except AcmeError:
-            raise
         except messages.Error as error:
             first = UNREACHABLE if error.code in _AGAIN_SOON else REFUSED
             raise self._failed("the CA has refused", _known(error), first) from None
-        except (errors.TimeoutError, requests.Timeout):
-            raise self._failed("the CA did not answer in time", first=UNREACHABLE) from None
-        except requests.exceptions.SSLError:
-            raise self._failed(
-                "the CA's own certificate cannot be verified; --acme-ca-file names whom to trust",
-            ) from None
-        except requests.exceptions.ProxyError:
-            raise self._failed("the proxy to the CA does not work", first=UNREACHABLE) from None
-        except requests.ConnectionError:
-            raise self._failed("the CA cannot be reached", first=UNREACHABLE) from None
-        except (
-            # What a CA can say wrong is found all over the libraries.
-            *(errors.Error, josepy.errors.Error, requests.RequestException, HTTPError),
-            *(ValueError, LookupError),
-        ):
-            raise self._failed("the CA's answer is not what ACME allows") from None
+        except tuple(_FAILURES) as error:
+            reason, first = next(
+                told for kind, told in _FAILURES.items() if isinstance(error, kind)
+            )
+            raise self._failed(reason, first=first) from None
 
     def _failed(self, reason: str, problem: str = "", first: float = REFUSED) -> AcmeError:
         return AcmeError(reason, problem, first, self._network.adapter.retry_after)

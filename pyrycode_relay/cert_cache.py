@@ -28,6 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pyrycode_relay.certificates import CertificateError
 from pyrycode_relay.renewal import Lifetime
 
 FULLCHAIN: Final = "fullchain.pem"
@@ -41,20 +42,20 @@ _LARGEST: Final = 1 << 20
 """Bytes of a file that are read: a chain has some thousands."""
 
 
-class CacheError(Exception):
+class CacheError(CertificateError):
     """A cache that cannot be used; the text is a sentence with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    """What the renewal wants to know of a certificate, and its chain as PEM."""
+class Issued:
+    """What the renewal wants to know of a certificate from a CA, and its chain as PEM."""
 
     names: frozenset[str]
     lifetime: Lifetime
     chain: bytes
 
     @classmethod
-    def of(cls, chain: bytes, key: bytes) -> Certificate:
+    def of(cls, chain: bytes, key: bytes) -> Issued:
         """Read a chain and its first certificate's key; raises `ValueError` for what is no pair."""
         leaf = x509.load_pem_x509_certificates(chain)[0]
         private = serialization.load_pem_private_key(key, None)
@@ -178,10 +179,10 @@ class CertCache:
             "makes itself a new account."
         )
 
-    def current(self) -> Certificate | None:
+    def current(self) -> Issued | None:
         """Return the certificate in use, or None where there is none that can be read."""
         try:
-            return Certificate.of(_read(self.fullchain), _read(self.privkey))
+            return Issued.of(_read(self.fullchain), _read(self.privkey))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -150,6 +150,18 @@ class Certificate:
         return f"{names} until {day(self.not_after)}"
 
 
+def check_authorities(path: Path) -> None:
+    """See that a file has certificates to trust; raises `CertificateError`."""
+    data, _ = _contents(path)
+    try:
+        x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise CertificateError(
+            f"{path} has no certificate in PEM form, or a damaged one; give --acme-ca-file the "
+            "root of the ACME CA's own certificate."
+        ) from None
+
+
 def wildcard(name: str) -> str:
     """Return the wildcard that covers ``name``."""
     return "*." + name.partition(".")[2]

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pyrycode_relay.acme import DEADLINE, AcmeError, Conversation
-from pyrycode_relay.cert_cache import CacheError, CertCache, Certificate
+from pyrycode_relay.cert_cache import CacheError, CertCache, Issued
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.renewal import (
     LONGEST_WAIT,
@@ -112,7 +112,7 @@ class Issuance:
         self._now = now
         self._random = random
         self._failures = 0
-        self._certificate: Certificate | None = None
+        self._certificate: Issued | None = None
         self._renamed = False
         self._due = 0.0
         self._ask_at = 0.0
@@ -127,6 +127,11 @@ class Issuance:
         self._renamed = self._certificate is not None and self._certificate.names != self._names
         self._sleep(0)
 
+    def hurry(self) -> None:
+        """Try again now, if the last attempt failed: an operator may have mended its cause."""
+        if self._failures and self._wake is not None:
+            self._wake.reset(0)
+
     def stop(self) -> None:
         """End. What a thread is at is not waited for."""
         self._stopped = True
@@ -136,7 +141,7 @@ class Issuance:
         if self._conversation is not None:
             self._conversation.stop()
 
-    def _use(self, certificate: Certificate | None) -> None:
+    def _use(self, certificate: Issued | None) -> None:
         self._certificate = certificate
         if certificate is None:
             self._due = 0.0
@@ -198,7 +203,7 @@ class Issuance:
 
     async def _ask(self) -> None:
         """Ask the CA when it wants the certificate renewed; if it does not say, nothing changes."""
-        certificate = cast(Certificate, self._certificate)
+        certificate = cast(Issued, self._certificate)
         conversation = await self._converse()
         try:
             moment, again = await self._in_thread(lambda: conversation.advice(certificate))
@@ -224,7 +229,7 @@ class Issuance:
             await self._in_thread(lambda: pair.complete(chain))
         finally:
             await self._in_thread(pair.discard)
-        self._use(Certificate.of(chain, pair.key))
+        self._use(Issued.of(chain, pair.key))
         self._renamed = False
         if self._stopped:
             return

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import FrameType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from autobahn import websocket
 from twisted.application.service import Service
@@ -30,7 +30,9 @@ from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.admin import AdminSite
 from pyrycode_relay.admission import Admission, Capacity, Leg
 from pyrycode_relay.binary_endpoint import BinaryFactory
-from pyrycode_relay.certificates import Files, Folder, Pair, Source
+from pyrycode_relay.cert_cache import CertCache
+from pyrycode_relay.certificates import Files, Folder, Pair, Source, check_authorities
+from pyrycode_relay.challenge_site import ChallengeSite
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.phone_endpoint import PhoneFactory
@@ -41,6 +43,9 @@ from pyrycode_relay.site import Endpoint, Readiness, RelaySite
 from pyrycode_relay.status import Status
 from pyrycode_relay.tls import Certificates, TLSFactory
 from pyrycode_relay.wire import RelayFactory, RelayProtocol
+
+if TYPE_CHECKING:
+    from pyrycode_relay.issuance import Issuance
 
 _bugs = Logger()
 
@@ -119,9 +124,18 @@ class RelayService(Service):
             self._trusted,
             settings.domain,
         )
+        self.challenge_site = ChallengeSite(
+            self._clock, self, limits.header_timeout, limits.close_timeout
+        )
+        self._cache: CertCache | None = None
+        self._issuance: Issuance | None = None
+        if settings.acme:
+            root = settings.cert_cache.expanduser().absolute()
+            self._cache = CertCache(root, settings.acme_directory)
         self.certificates: Certificates | None = None
         if settings.tls_listen:
-            self.certificates = Certificates(_sources(settings), settings.domain, self, self._clock)
+            sources = _sources(settings, self._cache)
+            self.certificates = Certificates(sources, settings.domain, self, self._clock)
         self.status: Status | None = None
         self.admin: AdminSite | None = None
         self.admin_port: IListeningPort | None = None
@@ -173,6 +187,7 @@ class RelayService(Service):
             self.certificates.load()
             secure = TLSFactory(self.certificates, self.site, self, self._clock)
             listeners += [(address, self._proxied(secure)) for address in self.settings.tls_listen]
+        listeners += [(address, self.challenge_site) for address in self.settings.http_listen]
         for address, factory in listeners:
             self.ports.append(self._open(address, factory, "Cannot listen on"))
         if self.admin is not None:
@@ -213,14 +228,17 @@ class RelayService(Service):
         return outcome[0]
 
     def startService(self) -> None:
-        """Begin to serve."""
+        """Begin to serve.
+
+        Raises `CertificateError` when the certificate cache cannot be used.
+        """
         super().startService()
         if not self.ports:
             self.privilegedStartService()
         if self.certificates is not None:
             self.certificates.watch()
         self._poller.start()
-        self.readiness = Readiness.READY
+        self._be_ready()
         if self.status is not None and self.admin_port is not None:
             self.status.history.start()
             self.saw(Event.METRICS_SERVED, listen=_address(self.admin_port))
@@ -237,11 +255,48 @@ class RelayService(Service):
             reason=str(self.admission.capacity),
             listen=", ".join(_address(port) for port in self.ports),
         )
+        if self._cache is not None:
+            self._issuance = self._begin_issuance(self._cache)
+
+    def _begin_issuance(self, cache: CertCache) -> Issuance:
+        # 6 MiB and a fifth of a second that a relay without --domain has no use for.
+        from pyrycode_relay import acme, issuance  # noqa: PLC0415
+
+        settings = self.settings
+        if settings.acme_ca_file is not None:
+            check_authorities(settings.acme_ca_file)
+        for folder in cache.prepare():
+            self.saw(Event.CERT_CACHE_TIGHTENED, path=str(folder))
+        ca = acme.Ca(settings.acme_directory, settings.acme_email, settings.acme_ca_file)
+        begun = issuance.Issuance(
+            lambda key: acme.Conversation(ca, key),
+            frozenset(settings.domain),
+            cache,
+            self.challenge_site.challenges,
+            self.reload,
+            self,
+            self._clock,
+            issuance.Thread(self._reactor, issuance.CALL_DEADLINE).run,
+            time.time,
+            self._random,
+        )
+        begun.start()
+        return begun
+
+    def _be_ready(self) -> None:
+        """Be ready, unless there is a first certificate to wait for, or the end has begun."""
+        if self.readiness is Readiness.STARTING and (
+            self.certificates is None or self.certificates.ready
+        ):
+            self.readiness = Readiness.READY
 
     def reload(self) -> None:
-        """Read the certificates again."""
+        """Read the certificates again, and try again to get one if that has failed."""
         if self.certificates is not None:
             self.certificates.reload()
+            self._be_ready()
+        if self._issuance is not None:
+            self._issuance.hurry()
 
     # Stopping
 
@@ -250,6 +305,8 @@ class RelayService(Service):
         super().stopService()
         if self.certificates is not None:
             self.certificates.stop()
+        if self._issuance is not None:
+            self._issuance.stop()
         self.readiness = Readiness.DRAINING
         phones = list(self._connections(self._phones))
         binaries = list(self._connections(self._binaries))
@@ -296,7 +353,7 @@ class RelayService(Service):
         limits = self.settings.limits
         left = deadline - self._clock.seconds()
         peers = [*self._connections(self._phones), *self._connections(self._binaries)]
-        channels = [*self.site.channels]
+        channels = [*self.site.channels, *self.challenge_site.channels]
         if left <= min(limits.close_timeout, limits.drain_timeout * _DRAIN_SHARE):
             for peer in peers:
                 # Those that still wait for what is held for them.
@@ -324,8 +381,10 @@ class RelayService(Service):
         return self._close_admin()
 
 
-def _sources(settings: Settings) -> list[Source]:
+def _sources(settings: Settings, cache: CertCache | None) -> list[Source]:
     """Return where certificates come from."""
+    if cache is not None:
+        return [Files(Pair(cache.fullchain, cache.privkey), awaited=True)]
     pairs = zip(settings.tls_cert, settings.tls_key, strict=True)
     files = [Files(Pair(certificate, key)) for certificate, key in pairs]
     return [*files, *map(Folder, settings.tls_dir)]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
@@ -31,6 +32,8 @@ ENVIRONMENT_PREFIX: Final = "PYRYCODE_RELAY_"
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _BYTES = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?")
+_EMAIL = re.compile(r"[!-+\--?A-~]+@[a-z0-9.-]+", re.ASCII | re.IGNORECASE)
+"""Whatever has one @ and none of what would make it two addresses, or another header."""
 _MAX_SECONDS: Final = 86_400.0
 _MAX_BYTES: Final = 2**40
 _ON: Final = frozenset({"1", "on", "true", "yes"})
@@ -169,6 +172,25 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _path_or_none(text: str) -> Path | None:
+    return _path(text) if text else None
+
+
+def _https(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        raise ValueError(text)
+    if not text.isascii() or not text.isprintable() or " " in text or (parts.port or 443) < 1:
+        raise ValueError(text)
+    return text
+
+
+def _email(text: str) -> str:
+    if text and not _EMAIL.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
 def _domain(text: str) -> str:
     """Return a DNS name in lower case. Addresses are none: a client sends no SNI for them."""
     name = text.lower()
@@ -257,6 +279,9 @@ TLS_ADDRESS: Final = Kind(
     endpoint_string,
 )
 PATH: Final = Kind(_path, "a path, which is not empty")
+PATH_OR_NONE: Final = Kind(_path_or_none, "a path, or nothing", lambda value: str(value or ""))
+HTTPS: Final = Kind(_https, "a URL that begins with https://")
+EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing")
 DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
 
 ADDRESS_OR_NONE: Final = Kind(
@@ -372,8 +397,45 @@ OPTIONS: Final = (
         DOMAIN,
         "",
         "A name the relay is reached by. Over TLS, a handshake that asks for another name is "
-        "refused and a request for another Host is answered 421. May be given more than once.",
+        "refused and a request for another Host is answered 421. Without --tls-cert and --tls-dir, "
+        "one certificate for all names comes from an ACME CA, to whose terms of service you agree "
+        "thereby, and is renewed in time. May be given more than once.",
         many=True,
+    ),
+    Option(
+        "http-listen",
+        ADDRESS,
+        "",
+        "Where the ACME CA's http-01 challenges are answered, and everything else with 404: "
+        "in the same forms, :80 when nothing is given here, for that is where a CA asks. May be "
+        "given more than once.",
+        many=True,
+    ),
+    Option(
+        "acme-directory",
+        HTTPS,
+        "https://acme-v02.api.letsencrypt.org/directory",
+        "The ACME CA, by its directory's URL.",
+    ),
+    Option(
+        "acme-email",
+        EMAIL,
+        "",
+        "Where the ACME CA may write to, about your account and your certificates.",
+    ),
+    Option(
+        "acme-ca-file",
+        PATH_OR_NONE,
+        "",
+        "A PEM file with the authorities to trust for the ACME CA's own certificate, instead of "
+        "the public ones: for a CA of your own, or a test.",
+    ),
+    Option(
+        "cert-cache",
+        PATH,
+        "~/.pyrycode-relay/certs",
+        "The directory that the ACME account and its certificates are kept in, for the relay's "
+        "user alone (0700).",
     ),
     Option(
         "grace",
@@ -580,6 +642,12 @@ class Settings:
     tls_dir: tuple[Path, ...] = ()
     domain: tuple[str, ...] = ()
     """DNS names in lower case."""
+    http_listen: tuple[str, ...] = ()
+    acme_directory: str = ""
+    acme_email: str = ""
+    acme_ca_file: Path | None = None
+    cert_cache: Path = Path()
+    """As it was given: what ~ is, matters only where it is used."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     production: bool = False
     metrics_listen: str = ""
@@ -618,7 +686,9 @@ class Settings:
                     problems.append(f"{place} is {text!r}; allowed: {option.kind.allowed}.")
             values[option.field] = tuple(found) if option.many else found and found[-1]
         if not values["tls_listen"] and any(values[each] for each in _TLS_SOURCES):
-            values["tls_listen"] = (_HTTPS,)
+            values["tls_listen"] = (_TLS_PORT,)
+        if not values["http_listen"] and _is_acme(values):
+            values["http_listen"] = (_HTTP_PORT,)
         if not problems:
             problems.extend(_contradictions(values))
         elif not any(_source(each, given, environment, file)[1] for each in _LISTENERS):
@@ -627,6 +697,11 @@ class Settings:
             raise ConfigurationError(problems)
         bounds = {field.name: values.pop(field.name) for field in dataclasses.fields(Limits)}
         return cls(limits=Limits(**bounds), sources=sources, **values)
+
+    @property
+    def acme(self) -> bool:
+        """Whether the certificate comes from an ACME CA."""
+        return _is_acme({"domain": self.domain, "tls_cert": self.tls_cert, "tls_dir": self.tls_dir})
 
     def value(self, option: Option) -> Any:
         """Return what ``option`` is set to."""
@@ -656,16 +731,21 @@ def example() -> Iterator[str]:
         yield f"# {option.name} = {option.written(values if option.many else values[0])}"
 
 
-_HTTPS: Final = ":443"
+_TLS_PORT: Final = ":443"
+_HTTP_PORT: Final = ":80"
 _TLS_SOURCES: Final = ("tls_cert", "tls_dir", "domain")
 """What there can be a certificate from, and TLS with it."""
 _LISTENERS: Final = tuple(
     option for option in OPTIONS if option.field in {"insecure_listen", "tls_listen", *_TLS_SOURCES}
 )
 _NOWHERE: Final = (
-    "Nothing to listen on; give --tls-cert and --tls-key, or --insecure-listen=:8080 or another "
-    "address."
+    "Nothing to listen on; give --domain, or --tls-cert and --tls-key, or --insecure-listen=:8080 "
+    "or another address."
 )
+
+
+def _is_acme(values: Mapping[str, Any]) -> bool:
+    return bool(values["domain"]) and not values["tls_cert"] and not values["tls_dir"]
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
@@ -705,6 +785,19 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
             f"--metrics-listen is {operators!r}, which others may reach; give 127.0.0.1:9090, "
             "or --metrics-allow-remote if they may."
         )
+    if values["http_listen"] and not _is_acme(values):
+        yield (
+            f"--http-listen is {values['http_listen'][0]!r} and no certificate comes from an ACME "
+            "CA; leave it out, or give --domain without --tls-cert and --tls-dir."
+        )
+    if _is_acme(values):
+        try:
+            values["cert_cache"].expanduser()
+        except RuntimeError:
+            yield (
+                f"--cert-cache is {str(values['cert_cache'])!r} and that home is not known; give "
+                "a path from the root, such as /var/lib/pyrycode-relay/certs."
+            )
 
 
 def _times(values: Sequence[object]) -> str:

@@ -32,8 +32,9 @@ from pyrycode_relay.wire import RelayFactory
 _bugs = Logger()
 
 RETRY_AFTER: Final = 5
-"""Seconds a client is asked to wait when the relay is draining: about a restart."""
+"""Seconds a client is asked to wait when the relay is draining or starting: about a restart."""
 
+_STARTING: Final = b"starting: there is no certificate yet, see the log\n"
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _PORT: Final = re.compile(rb":[0-9]*\Z")
 _PHRASES: Final = {421: b"Misdirected Request", 426: b"Upgrade Required"}
@@ -308,10 +309,13 @@ class RelaySite(Site):
     def _answer_readiness(self, request: RelayRequest) -> None:
         if self.only_reads(request):
             request.setHeader(b"Cache-Control", b"no-store")
-            if self._readiness() is Readiness.READY:
+            readiness = self._readiness()
+            if readiness is Readiness.READY:
                 request.answer(200, b"")
-            else:
-                request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
+                return
+            request.setHeader(b"Retry-After", b"%d" % RETRY_AFTER)
+            starting = readiness is Readiness.STARTING
+            request.answer(503, _STARTING if starting else b"")
 
     def _upgrade(self, request: RelayRequest, endpoint: Endpoint) -> None:
         """Refuse what must not reach Autobahn, and hand it the rest.
@@ -320,7 +324,7 @@ class RelaySite(Site):
         of connections, then the header gate, then the handshake. Of a request that fails its
         handshake the gate is asked here; of any other, in ``onConnect``.
         """
-        if self._readiness() is not Readiness.READY:
+        if self._readiness() is Readiness.DRAINING:
             self._note_refusal(request, NOT_READY)
             request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
             return

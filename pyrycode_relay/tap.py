@@ -244,7 +244,12 @@ class _Process(RelayService):
                 self._end(problems)
                 raise BootError(problems)
         signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
-        super().startService()
+        try:
+            super().startService()
+        except CertificateError as error:
+            self._close_ports()
+            self._end(str(error).splitlines())
+            raise
         self.manager.ready()
 
     def reload(self) -> None:

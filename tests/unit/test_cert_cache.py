@@ -12,7 +12,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyrycode_relay.cert_cache import CacheError, CertCache, Certificate, new_key
+from pyrycode_relay.cert_cache import CacheError, CertCache, Issued, new_key
 from tests.ca import Authority, ecdsa_key, rsa_key
 
 DIRECTORY = "https://ca.example/directory"
@@ -177,7 +177,7 @@ class PairTests(CertCacheTestCase):
             certificate.lifetime.end - certificate.lifetime.start, 61 * 86400, delta=2
         )
         self.assertEqual(self.cache.fullchain.read_bytes(), chain)
-        Certificate.of(chain, self.cache.privkey.read_bytes())
+        Issued.of(chain, self.cache.privkey.read_bytes())
 
     def test_not_before_it_is_complete(self) -> None:
         """A pair without its chain is nothing, and its end leaves nothing behind."""
