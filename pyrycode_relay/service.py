@@ -235,6 +235,8 @@ class RelayService(Service):
         super().startService()
         if not self.ports:
             self.privilegedStartService()
+        if self._cache is not None:
+            self._prepare(self._cache)
         if self.certificates is not None:
             self.certificates.watch()
         self._poller.start()
@@ -258,15 +260,18 @@ class RelayService(Service):
         if self._cache is not None:
             self._issuance = self._begin_issuance(self._cache)
 
+    def _prepare(self, cache: CertCache) -> None:
+        """See that certificates can be obtained and kept, before anything is said to start."""
+        if self.settings.acme_ca_file is not None:
+            check_authorities(self.settings.acme_ca_file)
+        for folder in cache.prepare():
+            self.saw(Event.CERT_CACHE_TIGHTENED, path=str(folder))
+
     def _begin_issuance(self, cache: CertCache) -> Issuance:
         # 6 MiB and a fifth of a second that a relay without --domain has no use for.
         from pyrycode_relay import acme, issuance  # noqa: PLC0415
 
         settings = self.settings
-        if settings.acme_ca_file is not None:
-            check_authorities(settings.acme_ca_file)
-        for folder in cache.prepare():
-            self.saw(Event.CERT_CACHE_TIGHTENED, path=str(folder))
         ca = acme.Ca(settings.acme_directory, settings.acme_email, settings.acme_ca_file)
         begun = issuance.Issuance(
             lambda key: acme.Conversation(ca, key),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -70,9 +71,9 @@ class Pebble:
             next(self._ports) for _ in range(5)
         )
         self._children: list[Child] = []
-        self._certificate, self._key = folder / "pebble.pem", folder / "pebble.key"
+        self.certificate, self.key = folder / "pebble.pem", folder / "pebble.key"
         authority = Authority()
-        authority.issue("localhost").store(self._certificate, self._key)
+        authority.issue("localhost").store(self.certificate, self.key)
         self.ca_file = folder / "authority.pem"
         """What to trust for the CA's own certificate."""
         self.ca_file.write_bytes(authority.pem)
@@ -91,8 +92,8 @@ class Pebble:
                     "pebble": {
                         "listenAddress": f"127.0.0.1:{self._port}",
                         "managementListenAddress": f"127.0.0.1:{self._management}",
-                        "certificate": str(self._certificate),
-                        "privateKey": str(self._key),
+                        "certificate": str(self.certificate),
+                        "privateKey": str(self.key),
                         "httpPort": self.http_port,
                         "tlsPort": 1,
                         "certificateValidityPeriod": self.validity,
@@ -125,6 +126,14 @@ class Pebble:
     def orders(self) -> int:
         """Return how many orders it was asked for, with good nonces or bad."""
         return self.log().count("POST /order-plz ")
+
+    def accounts(self) -> int:
+        """Return how many accounts it has."""
+        return len(set(re.findall(r"There are now (\d+) accounts", self.log())))
+
+    def requests(self) -> int:
+        """Return how many requests it has had."""
+        return self.log().count("-> calling handler()")
 
     def root(self) -> Path:
         """Return a file with the root of the certificates that it issues."""
