@@ -278,7 +278,7 @@ class RelayService(Service):
             frozenset(settings.domain),
             cache,
             self.challenge_site.challenges,
-            self.reload,
+            self._read_certificates,
             self,
             self._clock,
             issuance.Thread(self._reactor, issuance.CALL_DEADLINE).run,
@@ -295,11 +295,14 @@ class RelayService(Service):
         ):
             self.readiness = Readiness.READY
 
-    def reload(self) -> None:
-        """Read the certificates again, and try again to get one if that has failed."""
+    def _read_certificates(self) -> None:
         if self.certificates is not None:
             self.certificates.reload()
             self._be_ready()
+
+    def reload(self) -> None:
+        """Read the certificates again, and try again to get one if that has failed."""
+        self._read_certificates()
         if self._issuance is not None:
             self._issuance.hurry()
 

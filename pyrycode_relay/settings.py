@@ -172,15 +172,20 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _path_or_none(text: str) -> Path | None:
-    return _path(text) if text else None
+def _file_or_none(text: str) -> Path | None:
+    if not text:
+        return None
+    path = _path(text)
+    if not path.is_file():
+        raise ValueError(text)
+    return path
 
 
 def _https(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.username is not None:
         raise ValueError(text)
-    if not text.isascii() or not text.isprintable() or " " in text or (parts.port or 443) < 1:
+    if not text.isascii() or not text.isprintable() or " " in text or parts.port == 0:
         raise ValueError(text)
     return text
 
@@ -279,7 +284,9 @@ TLS_ADDRESS: Final = Kind(
     endpoint_string,
 )
 PATH: Final = Kind(_path, "a path, which is not empty")
-PATH_OR_NONE: Final = Kind(_path_or_none, "a path, or nothing", lambda value: str(value or ""))
+FILE_OR_NONE: Final = Kind(
+    _file_or_none, "the path of a file that is there, or nothing", lambda value: str(value or "")
+)
 HTTPS: Final = Kind(_https, "a URL that begins with https://")
 EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing")
 DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
@@ -425,7 +432,7 @@ OPTIONS: Final = (
     ),
     Option(
         "acme-ca-file",
-        PATH_OR_NONE,
+        FILE_OR_NONE,
         "",
         "A PEM file with the authorities to trust for the ACME CA's own certificate, instead of "
         "the public ones: for a CA of your own, or a test.",
@@ -718,6 +725,12 @@ class Settings:
             yield f"{line:<40}  # {self.sources.get(option.name, 'default')}"
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 88, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+    )
+
+
 def example() -> Iterator[str]:
     """Yield the lines of a configuration file with every setting, its reason and its default."""
     yield "# A configuration of pyrycode-relay, for"
@@ -727,7 +740,7 @@ def example() -> Iterator[str]:
     for option in OPTIONS:
         values = [option.kind.parse(text) for text in _texts(option, option.default)]
         yield ""
-        yield from textwrap.wrap(option.help, 88, initial_indent="# ", subsequent_indent="# ")
+        yield from _wrapped(option.help)
         yield f"# {option.name} = {option.written(values if option.many else values[0])}"
 
 

@@ -26,6 +26,7 @@ from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import (
     DOMAIN,
     ENVIRONMENT_PREFIX,
+    FILE_OR_NONE,
     OPTIONS,
     PATH,
     ConfigurationError,
@@ -51,7 +52,7 @@ def _completer(option: Option) -> usage.Completer:
     if option.kind is DOMAIN:
         return usage.CompleteHostnames()
     # Of the others there is nothing to offer, and Twisted would offer files.
-    return usage.CompleteFiles() if option.kind is PATH else usage.Completer()
+    return usage.CompleteFiles() if option.kind in {PATH, FILE_OR_NONE} else usage.Completer()
 
 
 class Options(usage.Options):

@@ -26,7 +26,7 @@ from tests.unit.bench import Cases, cases, examples
 LISTEN = "insecure-listen"
 LISTEN_VARIABLE = "PYRYCODE_RELAY_INSECURE_LISTEN"
 HERE = ["127.0.0.1:0"]
-PATHS = ("tls-cert", "tls-key", "tls-dir")
+PATHS = ("tls-cert", "tls-key", "tls-dir", "cert-cache")
 GRAVE = ('unix:/a "b"', "unix:/a\\\\b", "unix:/ü#'\t\n\x7f", "unix:/\U0001f512")
 """Addresses with characters that mean something elsewhere."""
 BY_NAME = {option.name: option for option in OPTIONS if option.name != LISTEN}
@@ -303,6 +303,59 @@ class TLSTests(SettingsCase):
         """An endpoint that brings TLS along is no place for it."""
         [problem] = self.refused(tls_listen=["ssl:443"], tls_dir=["d"])
         self.assertIn("--tls-listen is 'ssl:443'; allowed: ", problem)
+
+    def test_acme(self) -> None:
+        """Names without certificate files mean ACME, and port 80 with it; files mean none."""
+        found = self.settings(domain=["relay.example"])
+        self.assertTrue(found.acme)
+        self.assertEqual(found.http_listen, (":80",))
+        self.assertEqual(found.cert_cache, Path("~/.pyrycode-relay/certs"))
+        self.assertTrue(found.acme_directory.startswith("https://acme-v02.api.letsencrypt.org/"))
+        found = self.settings(domain=["relay.example"], http_listen=["127.0.0.1:1", "[::1]:1"])
+        self.assertEqual(found.http_listen, ("127.0.0.1:1", "[::1]:1"))
+        for files in ({"tls_dir": ["d"]}, {"tls_cert": ["c"], "tls_key": ["k"]}):
+            found = self.settings(domain=["relay.example"], **files)
+            self.assertFalse(found.acme)
+            self.assertEqual(found.http_listen, ())
+            [problem] = self.refused(domain=["relay.example"], http_listen=[":80"], **files)
+            self.assertIn("--http-listen is ':80' and no certificate comes from an ACME", problem)
+        self.assertFalse(read().acme)
+
+    def test_no_home(self) -> None:
+        """A home that is not known is a mistake, but only of those who want it."""
+        home = "~nobody-of-that-name/certs"
+        [problem] = self.refused(domain=["relay.example"], cert_cache=[home])
+        self.assertIn(f"--cert-cache is {home!r}", problem)
+        self.assertEqual(read(cert_cache=home).cert_cache, Path(home))
+
+    @cases(
+        {
+            "plain": ("acme_directory", "http://ca.example/dir"),
+            "no_host": ("acme_directory", "https:///dir"),
+            "password": ("acme_directory", "https://me:secret@ca.example/dir"),
+            "port": ("acme_directory", "https://ca.example:65536/dir"),
+            "space": ("acme_directory", "https://ca.example/d ir"),
+            "line": ("acme_directory", "https://ca.example/dir\n"),
+            "two_addresses": ("acme_email", "a@example.org,b@example.org"),
+            "no_address": ("acme_email", "ops"),
+            "header": ("acme_email", "a@example.org?subject=x"),
+            "missing_file": ("acme_ca_file", "no-such-file.pem"),
+            "folder": ("acme_ca_file", "/"),
+        }
+    )
+    def test_wrong_acme(self, name: str, text: str) -> None:
+        """What no CA or account could be is refused."""
+        [problem] = self.refused(domain=["relay.example"], **{name: [text]})
+        self.assertIn(f"--{name.replace('_', '-')} is {text!r}; allowed: ", problem)
+
+    def test_acme_account(self) -> None:
+        """Addresses and URLs of the usual kinds are taken."""
+        for text in ("ops@example.org", "first.last+relay@mail.example.org", ""):
+            self.assertEqual(read(acme_email=text).acme_email, text)
+        for text in ("https://ca.example/dir", "https://[::1]:14000/dir", "https://localhost:1/"):
+            self.assertEqual(read(acme_directory=text).acme_directory, text)
+        self.assertIsNone(read(acme_ca_file="").acme_ca_file)
+        self.assertEqual(read(acme_ca_file=__file__).acme_ca_file, Path(__file__))
 
     def test_domains(self) -> None:
         """Names are DNS names, whatever the case; addresses and wildcards are none."""
