@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from pyrycode_relay import addresses
 from pyrycode_relay.addresses import Trusted
+from pyrycode_relay.admission import WaitingRoom
 from pyrycode_relay.events import Event, Observer
 
 _bugs = Logger()
@@ -140,7 +141,7 @@ class ProxyFactory(Factory):
 
     A connection must begin with the header, have it complete within ``header_timeout`` seconds,
     and come from a ``trusted`` source. A health check is closed within ``close_timeout`` seconds.
-    Of more than ``max_waiting`` without a header the oldest is dropped.
+    Of more than ``max_waiting`` without a header one that waits is dropped for each that comes.
 
     For what serves the connection, ``getPeer`` of the transport is who the header says is
     calling. TLS, where there is any, is part of ``served``.
@@ -162,9 +163,8 @@ class ProxyFactory(Factory):
         self.clock = clock
         self.header_timeout = header_timeout
         self.close_timeout = close_timeout
-        self.waiting: dict[HeaderReader, None] = {}
-        """Connections that are not served yet or not at all, the oldest first."""
-        self._max_waiting = max_waiting
+        self.waiting = WaitingRoom[HeaderReader](max_waiting)
+        """Connections that are not served yet, or not at all."""
         self._trusted = trusted
         self._observer = observer
 
@@ -181,12 +181,10 @@ class ProxyFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Make a connection's reader; anybody's but a trusted source's is closed at once."""
         peer = addresses.remote_address(addr)
-        if peer not in self._trusted:
-            self.refused(peer, "not a trusted proxy")
-            return None
-        if len(self.waiting) >= self._max_waiting:
-            next(iter(self.waiting)).refuse("waited longest among too many without a header")
-        return HeaderReader(self, peer)
+        if peer in self._trusted:
+            return HeaderReader(self, peer)
+        self.refused(peer, "not a trusted proxy")
+        return None
 
     def refused(self, peer: str, reason: str) -> None:
         """Tell of a connection that was dropped."""
@@ -211,10 +209,12 @@ class HeaderReader(Protocol):
 
     def connectionMade(self) -> None:
         """Begin to wait for the header."""
-        self.factory.waiting[self] = None
         self._timer = self.factory.clock.callLater(
             self.factory.header_timeout, self.refuse, "no complete PROXY header in time"
         )
+        dropped = self.factory.waiting.enter(self, self._peer)
+        if dropped is not None:
+            dropped.refuse("waited longest among too many without a header")
 
     def dataReceived(self, data: bytes) -> None:
         """Take some of the header, and perhaps of what follows it."""
@@ -275,7 +275,7 @@ class HeaderReader(Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        self.factory.waiting.pop(self, None)
+        self.factory.waiting.leave(self)
         if self._timer.active():
             self._timer.cancel()
 

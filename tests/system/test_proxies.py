@@ -370,6 +370,19 @@ class HeaderTests(ProxiesTestCase):
             self.assertTrue(read_head(sock).startswith(b"HTTP/1.1 101 "))
         self.assertEqual(self.remotes(relay), [CALLER])
 
+    def test_every_interface(self) -> None:
+        """On a listener for IPv6 and IPv4 alike, an IPv4 proxy is who it is, and ::1 is another."""
+        relay = self.relay("--proxy-protocol", f"--trusted-proxy={HERE}", listen=":0", preamble=V1)
+        with dial(relay.address) as sock:
+            sock.sendall(V1 + claim("home"))
+            self.assertTrue(read_head(sock).startswith(b"HTTP/1.1 101 "))
+        with dial(("::1", relay.port)) as sock:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(V1 + HEALTHZ)
+            self.assertEqual(read_all(sock), b"")
+        self.assertEqual(self.remotes(relay), [CALLER])
+        self.assertIn("proxy_refused remote=::1 ", relay.log())
+
     def test_drain(self) -> None:
         """Nobody waits for headers when the relay stops, and it ends well."""
         relay = self.proxied("--header-timeout=60")
