@@ -70,6 +70,7 @@ class Event(enum.Enum):
     REQUEST_REFUSED = ("request_refused", Level.DEBUG, False)
     RATE_LIMITED = ("rate_limited", Level.WARN, True)
     CONNECTION_CAP_REACHED = ("connection_cap_reached", Level.WARN, True)
+    ACCEPT_FAILED = ("accept_failed", Level.WARN, True)
     SERVER_CLAIMED = ("server_claimed", Level.INFO, False)
     SERVER_ID_CONFLICT = ("server_id_conflict", Level.INFO, False)
     SERVER_ID_TAKEOVER = ("server_id_takeover", Level.INFO, False)

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -40,6 +47,9 @@ _TWISTED_LEVELS: Final = {
     Level.WARN: LogLevel.warn,
     Level.ERROR: LogLevel.error,
 }
+
+_WANTS: Final = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"})
+"""Errors of accept() that say what this machine is short of."""
 
 _PLAIN: Final = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@,;[]()"
@@ -82,6 +92,30 @@ def _text(label: str, fields: dict[str, object]) -> str:
 def _quoted(value: object) -> str:
     text = str(value)
     return text if text and _PLAIN.issuperset(text) else json.dumps(text, ensure_ascii=True)
+
+
+def watch_accept(tell: Callable[[str], None]) -> None:
+    """Have ``tell`` called with the error's name when a listener cannot take a connection.
+
+    Twisted just logs that, quietly and among peers' addresses, and closes the connection or tries
+    again. It matters when it is for want of something: open files, memory.
+    """
+    globalLogPublisher.addObserver(_AcceptWatch(tell))
+
+
+@implementer(ILogObserver)
+class _AcceptWatch:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def __call__(self, event: LogEvent) -> None:
+        if not str(event.get("log_namespace")).startswith("twisted.internet."):
+            return  # It is twisted.internet.tcp.Port, or another kind of port.
+        error = event.get("acceptError")
+        if str(event.get("log_format")).startswith("EMFILE encountered"):
+            error = "EMFILE"
+        if error in _WANTS:
+            self._tell(error)
 
 
 class Output(Protocol):

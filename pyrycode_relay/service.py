@@ -161,6 +161,14 @@ class RelayService(Service):
         for observer in self._observers:
             observer.saw(event, **fields)
 
+    def accept_failed(self, error: str) -> None:
+        """Take note that a listener could not take a connection; ``error`` names the shortage."""
+        self.saw(
+            Event.ACCEPT_FAILED,
+            err=error,
+            reason="new connections are closed; the limit of open files, or memory, is too low",
+        )
+
     def health(self) -> dict[str, object]:
         """Return what ``/healthz`` shows, in its order."""
         return {

@@ -21,7 +21,7 @@ from pyrycode_relay.admission import Capacity, CapacityError
 from pyrycode_relay.boot import BootError
 from pyrycode_relay.certificates import CertificateError
 from pyrycode_relay.config_file import ConfigFile, ConfigFileError
-from pyrycode_relay.logs import EventLog, Writer
+from pyrycode_relay.logs import EventLog, Writer, watch_accept
 from pyrycode_relay.service import ListenError, RelayService, handle_signals
 from pyrycode_relay.settings import (
     DOMAIN,
@@ -202,6 +202,7 @@ def makeService(options: Options) -> RelayService:
     service = _Process(reactor, settings, observers, capacity=options.capacity)
     service.foreground = options.foreground
     service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
+    watch_accept(service.accept_failed)
     service.later = reactor.callFromThread  # type: ignore[attr-defined]
     service.manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
     reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]

@@ -258,6 +258,8 @@ class SilentFloodTests(FloodTestCase):
         self.perform(scenario())
         for sock in self.held:
             sock.close()
+        self.assertIn(" warn accept_failed err=EMFILE ", relay.log())
+        self.assertNotIn(FLOODER, relay.log())
 
     def closed(self, relay: Relay) -> bool:
         """Connect once more, and return whether the relay closes it at once."""

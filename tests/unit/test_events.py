@@ -37,6 +37,7 @@ FLOODING = {
     "push_wake_dropped",
     "rate_limited",
     "connection_cap_reached",
+    "accept_failed",
     "tls_handshake_failed",
 }
 BY_LABEL = {event.label: event for event in Event}

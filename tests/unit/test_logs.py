@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as legacy
 
+from pyrycode_relay import logs
 from pyrycode_relay.events import Event, Level
-from pyrycode_relay.logs import EventLog, Writer
+from pyrycode_relay.logs import EventLog, Writer, watch_accept
 from tests.unit.bench import Cases, cases, examples
 
 SECRET = "-".join(["hunter2", "do", "not", "tell"])
@@ -170,6 +171,25 @@ class ThresholdTests(LogCase):
         for level in LogLevel.iterconstants():
             self.logger(namespace, Level.DEBUG).emit(level, "peer 192.0.2.1")
         self.assertEqual(self.lines(), [])
+
+
+class AcceptTests(LogCase):
+    def test_told(self) -> None:
+        """What a listener is short of is told; what happens to any server at times is not."""
+        told: list[str] = []
+        publisher = LogPublisher()
+        self.patch(logs, "globalLogPublisher", publisher)
+        watch_accept(told.append)
+        tcp = Logger(namespace="twisted.internet.tcp.Port", observer=publisher)
+        tcp.info("EMFILE encountered; releasing reserved file descriptor.")
+        tcp.info("EMFILE recovery: Closed socket from {address}", address="192.0.2.1")
+        for error in ("ENFILE", "ENOMEM", "ENOBUFS", "ECONNABORTED"):
+            tcp.info("Could not accept new connection ({acceptError})", acceptError=error)
+        tcp.info("{protocol} starting on {port}", protocol="p", port=1)
+        Logger(namespace="twisted.web", observer=publisher).info(
+            "EMFILE encountered; by somebody else"
+        )
+        self.assertEqual(told, ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"])
 
 
 class FloodTests(LogCase):
