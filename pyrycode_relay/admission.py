@@ -19,7 +19,7 @@ RETRY_AFTER: Final = 30
 """Seconds a client is asked to wait for a place: by then a heartbeat may have freed one."""
 
 RATED_ADDRESSES: Final = 65_536
-"""Addresses whose rate is kept in mind at a time, some 400 bytes each: 25 MB at most. Past it the
+"""Addresses whose rate is kept in mind at a time, some 300 bytes each: 20 MB at most. Past it the
 one longest unused is forgotten, which an attacker with more addresses than that may use."""
 
 SPARE_FILES: Final = 192
