@@ -274,10 +274,13 @@ class HeaderTests(ProxiesTestCase):
     def test_stall(self) -> None:
         """A header that stops, or dribbles, is cut at the header time-out; so is a request."""
         relay = self.proxied("--header-timeout=1")
-        for data in (b"", V1[:-1], V2[:15], V2_TLVS[:-1], V1, V2 + HEALTHZ[:-1]):
-            for sock in self.sockets(relay):
-                sock.sendall(data)
-                self.assertEqual(read_all(sock), b"", data)
+        stalled = (b"", V1[:-1], V2[:15], V2_TLVS[:-1], V1, V2 + HEALTHZ[:-1])
+        socks = [(dial(each), data) for each in relay.addresses() for data in stalled]
+        for sock, data in socks:
+            sock.sendall(data)
+        for sock, data in socks:
+            self.assertEqual(read_all(sock), b"", data)
+            sock.close()
         for sock in self.sockets(relay):
             sock.settimeout(0.02)
             with self.assertRaises(ConnectionError):
