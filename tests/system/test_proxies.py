@@ -438,6 +438,25 @@ class ClientTests(ProxiesTestCase):
         self.assertEqual(set(self.remotes(relay)), {HERE, "unix"})
 
 
+class UnitTests(ProxiesTestCase):
+    """The manual's unit for a relay behind a proxy."""
+
+    def test_unit(self) -> None:
+        """systemd has nothing to say against it, and what it starts takes its options."""
+        text = change(
+            recipe("/etc/systemd/system/pyrycode-relay.service"),
+            ("/opt/pyrycode-relay/bin/twistd", str(TWISTD)),
+        )
+        unit = self.directory / "pyrycode-relay.service"
+        unit.write_text(text)
+        run = self.child(need("systemd-analyze"), "verify", "--man=no", unit)
+        self.assertEqual((run.wait(), run.output() + run.errors()), (0, ""))
+        command = re.findall(r"ExecStart=((?:.*\\\n)*.*)", text)[0].replace("\\\n", "").split()
+        run = self.child(*command, "--check-config")
+        self.assertEqual((run.wait(), run.errors()), (0, ""))
+        self.assertRegex(run.output(), r"trusted-proxy = .*127\.0\.0\.1")
+
+
 class ForwardedTests(ProxiesTestCase):
     """Addresses in the request, from bare sockets."""
 
@@ -587,6 +606,18 @@ class RealProxyTests(ProxiesTestCase):
         eventually("checks", lambda: re.search(r"relay,relay,.*,UP,.*L4OK", self.servers()))
         self.talk(front, relay)
         eventually("checks fail", lambda: re.search(r"relay,relay,.*,DOWN,", self.servers()))
+
+    def test_haproxy_passes_on_challenges(self) -> None:
+        """The lines for a CA's calls go along with the rest of the recipe."""
+        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+        more = re.search(r"    frontend acme\n(?:    .*\n|\n)*", manual)
+        assert more is not None
+        path = self.directory / "haproxy.cfg"
+        text = change(recipe("/etc/haproxy/haproxy.cfg"), ("maxconn 20000", "maxconn 100"))
+        path.write_text(text + textwrap.dedent(more[0]))
+        run = self.child(need("haproxy"), "-c", "-f", path)
+        self.assertEqual(run.wait(), 0, run.errors())
+        self.assertNotIn("WARNING", run.errors())
 
     def test_haproxy_version_1(self) -> None:
         """So it is with version 1 of the protocol."""
