@@ -13,6 +13,7 @@ import platform
 import resource
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate, product
 from pathlib import Path
@@ -28,14 +29,19 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from pyrycode_relay import __version__, codes
+from pyrycode_relay.admission import Admission, Leg
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.history import LAGS, Reading
 from pyrycode_relay.tally import Histogram
+from pyrycode_relay.tls import Certificates
 from pyrycode_relay.wire import BY_PEER, DIRECTED, LOST, PROTOCOL_ERROR
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """The media type of what `Metrics.text` returns."""
+
+ENFORCED: Final = "enforced"
+"""The mode of a limit that refuses; of one that does not, it is ``dry run``."""
 
 PREFIX: Final = "pyrycode_relay_"
 
@@ -49,6 +55,7 @@ OUTCOMES: Final = (
     "reject_rate_limit",
     "reject_handshake",
     "reject_not_ready",
+    "reject_cap",
 )
 """What becomes of an upgrade. The first six are the Go relay's, where 409, 404 and 429 stand for
 the close codes 4409, 4404 and 4429."""
@@ -56,7 +63,7 @@ the close codes 4409, 4404 and 4429."""
 FAILURES: Final = ("no_server", "server_in_use", "phones_at_cap", "ratelimit")
 """Why the registry or the rate limit had no place for a connection; the Go relay's words."""
 
-LEGS: Final = ("binary", "phone")
+LEGS: Final = tuple(leg.value for leg in Leg)
 OTHER: Final = "other"
 CODES: Final = (*map(str, sorted(codes.KNOWN)), OTHER)
 INITIATORS: Final = ("relay", "peer", "network", "binary")
@@ -147,25 +154,32 @@ def descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What there is to be watched of a relay."""
+
+    exchange: Exchange
+    admission: Admission
+    certificates: Certificates | None
+    """None where nothing is served over TLS."""
+    state: Callable[[], str]
+    """Says in one word what the relay does: ``starting``, ``ready`` or ``draining``."""
+    crowded_out: Callable[[], int]
+    """Gives how many connections without a request were dropped for newer ones."""
+    wall: Callable[[], float]
+    """Gives the time in seconds since 1970."""
+
+
 class Metrics:
-    """An observer of events and a collector of numbers.
+    """An observer of events and a collector of numbers. Who has the reactor fills ``lag``."""
 
-    ``exchange`` has the connections and what they count, ``draining`` says whether the relay
-    takes no more, ``wall`` gives the time since 1970. Whoever has the reactor fills ``lag``.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        draining: Callable[[], bool],
-        wall: Callable[[], float],
-    ) -> None:
+    def __init__(self, watched: Watched) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.descriptors = Descriptors()
         self.lag = Histogram(LAGS)
-        self._exchange = exchange
-        self._draining = draining
-        self._started = wall()
+        self._watched = watched
+        self._exchange = watched.exchange
+        self._started = watched.wall()
         self._build = {
             "version": __version__,
             "python": platform.python_version(),
@@ -210,6 +224,11 @@ class Metrics:
             "write_stalls", "Peers closed for taking nothing of what waits for them.", leg=LEGS
         )
         self.backlogs = Cells("backlog_closes", "Phones closed for a full backlog.")
+        self.handshakes = Cells("tls_handshakes_failed", "TLS handshakes that came to nothing.")
+        self.proxied = Cells("proxy_headers_refused", "Connections dropped for their PROXY header.")
+        self.orders = Cells(
+            "certificate_orders", "Orders to the CA, by outcome.", outcome=("issued", "failed")
+        )
         self._cells = [each for each in vars(self).values() if isinstance(each, Cells)]
         self._plain: Mapping[Event, Sequence[tuple[Cells, tuple[str, ...]]]] = {
             Event.SERVER_CLAIMED: [(self.upgrades, ("server", "accept"))],
@@ -232,9 +251,15 @@ class Metrics:
             Event.PHONE_FRAME_REFUSED: [(self.frames_refused, ("not_json",))],
             Event.BINARY_UNKNOWN_CONN_ID: [(self.envelopes_refused, (UNKNOWN_CONN_ID,))],
             Event.PUSH_WAKE_DROPPED: [(self.push_wakes, ())],
+            Event.TLS_HANDSHAKE_FAILED: [(self.handshakes, ())],
+            Event.PROXY_REFUSED: [(self.proxied, ())],
+            Event.ACME_ISSUED: [(self.orders, ("issued",))],
+            Event.ACME_FAILED: [(self.orders, ("failed",))],
         }
         self._told: Mapping[Event, Callable[[Mapping[str, Any]], None]] = {
             Event.REQUEST_REFUSED: self._refused,
+            Event.RATE_LIMITED: self._rate_limited,
+            Event.CONNECTION_CAP_REACHED: self._cap_reached,
             Event.BINARY_ENVELOPE_REFUSED: self._envelope_refused,
             Event.PHONE_CLOSED: self._phone_closed,
             Event.BINARY_CLOSED: lambda fields: self._closed("binary", fields),
@@ -252,9 +277,19 @@ class Metrics:
             told(fields)
 
     def _refused(self, fields: Mapping[str, Any]) -> None:
-        endpoint = "server" if fields["path"].endswith("/server") else "client"
         outcome = {NOT_READY: "reject_not_ready", NO_HANDSHAKE: "reject_handshake"}
-        self.upgrades.add(endpoint, outcome.get(fields["err"], "reject_headers"))
+        self.upgrades.add(_endpoint(fields), outcome.get(fields["err"], "reject_headers"))
+
+    def _rate_limited(self, fields: Mapping[str, Any]) -> None:
+        # In a dry run the upgrade goes on, and something else becomes of it.
+        if fields["mode"] == ENFORCED:
+            self.upgrades.add(_endpoint(fields), "reject_rate_limit")
+            self.failures.add("ratelimit")
+
+    def _cap_reached(self, fields: Mapping[str, Any]) -> None:
+        # Without a path it is no upgrade yet.
+        if "path" in fields and fields["mode"] == ENFORCED:
+            self.upgrades.add(_endpoint(fields), "reject_cap")
 
     def _envelope_refused(self, fields: Mapping[str, Any]) -> None:
         self.envelopes_refused.add(ENVELOPE_REASONS.get(fields["reason"], OTHER))
@@ -305,6 +340,7 @@ class Metrics:
         for (_, outcome), count in self.upgrades.counts.items():
             if outcome in refused:
                 refused[outcome] += count
+        refused["waiting"] = self._watched.crowded_out()
         refused["frames"] = sum(self.frames_refused.counts.values())
         refused["envelopes"] = sum(self.envelopes_refused.counts.values())
         return refused
@@ -321,6 +357,7 @@ class Metrics:
         yield from self._traffic()
         yield from self._queues()
         yield from self._times()
+        yield from self._certificates()
         yield from self._process()
 
     def _connections(self) -> Iterator[Metric]:
@@ -330,7 +367,22 @@ class Metrics:
         yield _gauge(
             "binaries_in_grace", "Server-ids held for a binary to come back.", registry.in_grace
         )
-        yield _gauge("draining", "1 while the relay takes no more.", int(self._draining()))
+        yield _gauge(
+            "draining", "1 while the relay takes no more.", self._watched.state() == "draining"
+        )
+        admission = self._watched.admission
+        family = _labelled("websockets", "WebSockets that take up a place now, by leg.", "leg")
+        for leg, count in admission.open.items():
+            family.add_metric((leg.value,), count)
+        yield family
+        yield _gauge("websockets_max", "Places there are.", admission.capacity.connections)
+        yield _counters(
+            "limit_refusals",
+            "Connections over a limit, by kind; in a dry run those that would have been.",
+            "kind",
+            **{bound.value: count for bound, count in admission.denied.items()},
+            waiting=self._watched.crowded_out(),
+        )
 
     def _traffic(self) -> Iterator[Metric]:
         phones = self._exchange.tally.phones
@@ -402,6 +454,24 @@ class Metrics:
         lag.add_metric((), *_buckets(self.lag))
         yield lag
 
+    def _certificates(self) -> Iterator[Metric]:
+        certificates = self._watched.certificates
+        if certificates is None:
+            return
+        family = _labelled(
+            "certificate_not_after_seconds",
+            "When a name's certificate ends, since 1970; names are the certificates' own.",
+            "name",
+        )
+        for name, end in certificates.not_after().items():
+            family.add_metric((name,), end)
+        yield family
+        read_at, well = certificates.last_reload or (0.0, False)
+        yield _gauge(
+            "certificate_reload_seconds", "When certificates were last read, since 1970.", read_at
+        )
+        yield _gauge("certificate_reload_ok", "Whether all was well with them then.", well)
+
     def _process(self) -> Iterator[Metric]:
         build = _labelled("build_info", "What runs, and on what.", *self._build)
         build.add_metric(tuple(self._build.values()), 1)
@@ -417,6 +487,10 @@ class Metrics:
         yield CounterMetricFamily(
             "process_cpu_seconds", "CPU time used.", cpu.ru_utime + cpu.ru_stime
         )
+
+
+def _endpoint(fields: Mapping[str, Any]) -> str:
+    return "server" if fields["path"].endswith("/server") else "client"
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

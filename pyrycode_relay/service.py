@@ -35,6 +35,7 @@ from pyrycode_relay.certificates import Files, Folder, Pair, Source, check_autho
 from pyrycode_relay.challenge_site import ChallengeSite
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.exchange import Exchange
+from pyrycode_relay.metrics import Watched
 from pyrycode_relay.phone_endpoint import PhoneFactory
 from pyrycode_relay.poller import Epoll, Poller
 from pyrycode_relay.proxyproto import ProxyFactory
@@ -145,7 +146,17 @@ class RelayService(Service):
     def _add_admin(self) -> None:
         """Have the relay watched, and the operator's side made."""
         clock, limits = self._clock, self.settings.limits
-        self.status = Status(clock, self.exchange, lambda: self.readiness.value, time.time)
+        self.status = Status(
+            clock,
+            Watched(
+                self.exchange,
+                self.admission,
+                self.certificates,
+                lambda: self.readiness.value,
+                lambda: self.site.crowded_out,
+                time.time,
+            ),
+        )
         self._observers += (self.status,)
         self.admin = AdminSite(
             clock,

@@ -6,7 +6,6 @@ seconds, sizes in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,33 +13,23 @@ from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay import __version__
 from pyrycode_relay.events import Event
-from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.history import BEAT, BEATS, SAMPLES, SERIES, History
-from pyrycode_relay.metrics import Metrics, descriptor_limit, resident_bytes
+from pyrycode_relay.metrics import Metrics, Watched, descriptor_limit, resident_bytes
 from pyrycode_relay.notable import Notable
 
 
 class Status:
     """What watches the relay, put together: metrics, an hour's history, notable events.
 
-    An observer, which passes on what it hears. ``state`` says in one word what the relay does,
-    ``wall`` gives the time since 1970.
+    An observer, which passes on what it hears.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        exchange: Exchange,
-        state: Callable[[], str],
-        wall: Callable[[], float],
-    ) -> None:
-        self.metrics = Metrics(exchange, lambda: state() == "draining", wall)
+    def __init__(self, clock: IReactorTime, watched: Watched) -> None:
+        self.metrics = Metrics(watched)
         self.history = History(clock, self.metrics.reading, self.metrics.lag)
-        self.notable = Notable(wall)
-        self._exchange = exchange
-        self._state = state
-        self._wall = wall
-        self._started = wall()
+        self.notable = Notable(watched.wall)
+        self._watched = watched
+        self._started = watched.wall()
 
     def saw(self, event: Event, **fields: object) -> None:
         """Hear of an event."""
@@ -49,11 +38,12 @@ class Status:
 
     def document(self) -> dict[str, Any]:
         """Return the state."""
-        now = self._wall()
-        registry, ledger = self._exchange.registry, self._exchange.ledger
+        watched = self._watched
+        now = watched.wall()
+        registry, ledger = watched.exchange.registry, watched.exchange.ledger
         return {
             "version": __version__,
-            "state": self._state(),
+            "state": watched.state(),
             "now": now,
             "started": self._started,
             "uptime_seconds": int(now - self._started),
@@ -61,6 +51,8 @@ class Status:
                 "binaries": registry.binaries,
                 "binaries_in_grace": registry.in_grace,
                 "phones": registry.phones,
+                "websockets": watched.admission.total,
+                "websockets_max": watched.admission.capacity.connections,
             },
             "latest": dict(zip(SERIES, self.history.latest(), strict=True)),
             "totals": self.metrics.reading()._asdict(),
@@ -76,11 +68,25 @@ class Status:
                 "descriptor_limit": descriptor_limit(),
                 "resident_bytes": resident_bytes(),
             },
-            "certificate": None,
+            "certificate": self._certificate(),
             "events": [asdict(entry) for entry in self.notable.entries()],
             "history": {
                 "interval": BEAT * BEATS,
                 "length": SAMPLES,
                 **self.history.columns(now),
             },
+        }
+
+    def _certificate(self) -> dict[str, Any] | None:
+        """Return the state of the certificates, None where nothing is served over TLS."""
+        certificates = self._watched.certificates
+        if certificates is None:
+            return None
+        ends = certificates.not_after()
+        read_at, well = certificates.last_reload or (None, None)
+        return {
+            "not_after": min(ends.values(), default=None),
+            "names": ends,
+            "last_reload": read_at,
+            "last_reload_ok": well,
         }

@@ -1,1 +1,399 @@
+// The status page: asks for /status.json every few seconds and shows what has come.
+"use strict";
 
+const EVERY = 3000; // milliseconds between two questions
+const PATIENCE = 5000; // milliseconds until an answer is given up
+const SHORTEST = 300; // seconds that a chart spans at least
+
+const byId = (id) => document.getElementById(id);
+
+// Words
+
+const number = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+const small = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const exact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const date = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+
+const count = (value) => number.format(value);
+const rate = (value) => (value && value < 10 ? small : number).format(value);
+const at = (format, seconds) => format.format(new Date(seconds * 1000));
+
+function bytes(value) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let index = 0;
+  while (value >= 1024 && index < units.length - 1) {
+    value /= 1024;
+    index += 1;
+  }
+  return `${(index && value < 100 ? small : number).format(value)} ${units[index]}`;
+}
+
+function span(seconds) {
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
+}
+
+function lag(seconds) {
+  return seconds < 1 ? `${(seconds < 0.01 ? small : number).format(seconds * 1000)} ms` : `${small.format(seconds)} s`;
+}
+
+const CHARTS = [
+  {
+    title: "Connected",
+    show: count,
+    series: [["phones", "phones"], ["binaries", "binaries"]],
+    whole: true,
+    aside: (data) => {
+      const waiting = data.connections.binaries_in_grace;
+      return waiting ? `${count(waiting)} more binaries may come back within their grace.` : "No binary is in its grace.";
+    },
+  },
+  {
+    title: "Frames per second",
+    show: rate,
+    series: [["frames_to_binaries", "to binaries"], ["frames_to_phones", "to phones"]],
+    aside: (data) => `${count(data.totals.frames_to_binaries + data.totals.frames_to_phones)} since the start.`,
+  },
+  {
+    title: "Bytes per second",
+    show: bytes,
+    series: [["bytes_to_binaries", "to binaries"], ["bytes_to_phones", "to phones"]],
+    binary: true,
+    aside: (data) => `${bytes(data.totals.bytes_to_binaries + data.totals.bytes_to_phones)} since the start.`,
+  },
+  {
+    title: "Reactor lag",
+    show: lag,
+    series: [["lag", "worst in ten seconds"]],
+    aside: () => "From 100 ms on people notice.",
+  },
+  {
+    title: "Waiting in queues",
+    show: bytes,
+    series: [["queue_bytes", "in all queues together"]],
+    binary: true,
+    aside: (data) => `At most ${bytes(data.queues.highest)} so far, of ${bytes(data.queues.budget)} allowed.`,
+  },
+  {
+    title: "Refusals per second",
+    show: rate,
+    series: [["refusals", "upgrades, frames and envelopes"]],
+    aside: (data) => `${count(data.totals.refusals)} since the start.`,
+  },
+];
+
+const REFUSALS = {
+  reject_404: "phones without their binary (4404)",
+  reject_409: "second binaries of a server-id (4409)",
+  reject_429: "phones too many for a server-id (4429)",
+  reject_rate_limit: "upgrades too many of an address (429)",
+  reject_cap: "connections too many (503)",
+  reject_not_ready: "upgrades while draining (503)",
+  reject_headers: "upgrades without the right headers (400)",
+  reject_handshake: "requests that are no upgrade",
+  waiting: "connections without a request",
+  frames: "messages of phones",
+  envelopes: "messages of binaries",
+};
+
+const EVENTS = {
+  starting: "The relay has started",
+  draining: "The relay drains",
+  drained: "The relay is drained",
+  nvx_missing: "Autobahn's compiled parts are missing",
+  server_id_conflict: "A second binary was refused",
+  server_id_takeover: "A silent binary was replaced",
+  server_reclaimed: "A binary came back",
+  server_released: "A binary has gone, its grace begins",
+  server_expired: "A binary did not come back",
+  phone_register_no_server: "A phone asked for a binary that is not there",
+  phone_register_at_cap: "A server-id had no place for another phone",
+  phone_unregistered: "A phone was given up",
+  phone_frame_refused: "A phone sent what is no JSON",
+  binary_envelope_refused: "A binary sent what is no envelope",
+  binary_unknown_conn_id: "A binary spoke to a phone that is not there",
+  push_wake_dropped: "A binary asked for a push, which is off",
+  rate_limited: "An address asked for too many upgrades",
+  connection_cap_reached: "A connection was one too many",
+  proxy_refused: "A PROXY header was refused",
+  tls_reloaded: "Certificates were read again",
+  tls_reload_failed: "Certificates could not be read again",
+  tls_expires: "A certificate ends soon",
+  tls_handshake_failed: "A TLS handshake failed",
+  acme_ordering: "A certificate is ordered",
+  acme_issued: "A certificate was issued",
+  acme_failed: "A certificate could not be had",
+  cert_cache_tightened: "The certificates' folder was open to others",
+};
+
+// Elements
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function fill(parent, children) {
+  // A reader's place in a list that has not changed shall not be lost.
+  const text = children.map((child) => child.outerHTML).join("");
+  if (parent.dataset.shown === text) return;
+  parent.dataset.shown = text;
+  parent.replaceChildren(...children);
+}
+
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+// Charts
+
+class Chart {
+  constructor(chart) {
+    this.chart = chart;
+    this.values = chart.series.map(([, label], index) => {
+      const key = element("span", { className: index ? "key second" : "key" });
+      const value = element("span", { className: "value", textContent: "–" });
+      return [element("span", {}, value, " ", element("span", { className: "unit" }, key, label)), value];
+    });
+    this.aside = element("p", { className: "aside" });
+    this.plot = element("div", { className: "plot", role: "img" });
+    this.table = element("table");
+    this.details = element(
+      "details", {}, element("summary", { textContent: "As a table" }, element("span", { className: "unseen", textContent: `: ${chart.title}` })), this.table,
+    );
+    this.details.addEventListener("toggle", () => this.tabulate());
+    this.card = element(
+      "article", { className: "card" },
+      element("h3", { textContent: chart.title }),
+      element("p", {}, ...this.values.map(([whole]) => whole)),
+      this.plot, this.aside, this.details,
+    );
+    byId("charts").append(this.card);
+    this.u = new uPlot(this.options(), [[], ...chart.series.map(() => [])], this.plot);
+    new ResizeObserver(() => this.u.setSize(this.size())).observe(this.plot);
+  }
+
+  size() {
+    return { width: Math.max(this.plot.clientWidth, 100), height: this.plot.clientHeight };
+  }
+
+  options() {
+    const { chart } = this;
+    const grid = { stroke: () => color("--grid"), width: 1 };
+    const font = "11px system-ui, sans-serif";
+    const axis = { stroke: () => color("--soft"), font, grid, ticks: { show: false } };
+    return {
+      ...this.size(),
+      legend: { show: false },
+      padding: [8, 10, 0, 0],
+      cursor: { y: false, drag: { x: false, y: false }, sync: { key: "hour" }, points: { size: 6 } },
+      scales: {
+        x: { time: true },
+        y: { range: (u, low, high) => [0, Math.max(high * 1.1, chart.whole ? 4 : chart.binary ? 1024 : chart.show === lag ? 0.01 : 1)] },
+      },
+      axes: [
+        { ...axis, space: 70, size: 22, gap: 4, grid: { show: false }, values: (u, ticks) => ticks.map((tick) => at(clock, tick)) },
+        {
+          ...axis, space: 30, size: 58, gap: 4,
+          incrs: chart.binary ? Array.from({ length: 44 }, (_, power) => 2 ** power) : undefined,
+          values: (u, ticks) => ticks.map((tick) => chart.show(tick)),
+        },
+      ],
+      series: [
+        {},
+        ...chart.series.map(([, label], index) => ({
+          label,
+          stroke: () => color(index ? "--second" : "--first"),
+          width: index ? 2 : 1.5,
+          // One has its area filled and one has not: told apart without colours, too.
+          fill: index ? undefined : () => color("--first-area"),
+          points: { show: false },
+        })),
+      ],
+      hooks: { setCursor: [() => this.read()] },
+    };
+  }
+
+  update(data) {
+    this.data = data;
+    const { history, latest, now } = data;
+    const columns = this.chart.series.map(([name]) => [...history[name], latest[name]]);
+    this.columns = [[...history.time, now], ...columns];
+    this.u.setData(this.columns, false);
+    this.u.batch(() => {
+      const first = Math.min(this.columns[0][0], now - SHORTEST);
+      this.u.setScale("x", { min: Math.max(first, now - 3600), max: now });
+    });
+    this.read();
+    this.describe();
+    if (this.details.open) this.tabulate();
+  }
+
+  read() {
+    if (!this.data) return;
+    const index = this.u.cursor.idx;
+    const last = this.columns[0].length - 1;
+    const looking = index != null && this.u.cursor.left >= 0;
+    const here = looking ? index : last;
+    this.values.forEach(([, value], series) => {
+      value.textContent = this.chart.show(this.columns[series + 1][here]);
+    });
+    this.aside.textContent = looking ? `At ${at(exact, this.columns[0][here])}.` : this.chart.aside(this.data);
+  }
+
+  describe() {
+    const parts = this.chart.series.map(([, label], index) => {
+      const column = this.columns[index + 1];
+      const [low, high] = [Math.min(...column), Math.max(...column)];
+      return `${label}: now ${this.chart.show(column.at(-1))}, between ${this.chart.show(low)} and ${this.chart.show(high)} in the last hour`;
+    });
+    this.plot.setAttribute("aria-label", `${this.chart.title}. ${parts.join("; ")}.`);
+  }
+
+  tabulate() {
+    if (!this.data || !this.details.open) return;
+    const times = this.columns[0];
+    const step = Math.max(1, Math.round(300 / this.data.history.interval));
+    const rows = [];
+    for (let index = times.length - 1; index >= 0; index -= step) {
+      const cells = this.columns.slice(1).map((column) => element("td", { textContent: this.chart.show(column[index]) }));
+      rows.push(element("tr", {}, element("th", { scope: "row", textContent: at(clock, times[index]) }), ...cells));
+    }
+    const heads = this.chart.series.map(([, label]) => element("th", { scope: "col", textContent: label }));
+    this.table.replaceChildren(
+      element("caption", { className: "unseen", textContent: `${this.chart.title}, every five minutes` }),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col", textContent: "time" }), ...heads)),
+      element("tbody", {}, ...rows),
+    );
+  }
+}
+
+// The rest of the page
+
+function showEvents(data) {
+  const items = data.events.slice(0, 30).map((event) => {
+    const when = element("time", { dateTime: new Date(event.time * 1000).toISOString() });
+    when.textContent = at(data.now - event.time < 86400 ? exact : date, event.time);
+    const words = EVENTS[event.event] ?? event.event.replaceAll("_", " ");
+    const what = element("span", { textContent: event.count > 1 ? `${words} (${count(event.count)} times)` : words });
+    if (event.level === "warn" || event.level === "error") what.className = "warn";
+    const who = element(event.server ? "code" : "span", { textContent: event.server });
+    const why = event.reason ? [element("small", { textContent: event.reason })] : [];
+    return element("li", {}, when, what, who, ...why);
+  });
+  fill(byId("event-list"), items.length ? items : [element("li", { className: "nothing", textContent: "Nothing yet." })]);
+}
+
+function showRefusals(data) {
+  const rows = Object.entries(data.refusals)
+    .filter(([, times]) => times)
+    .sort(([, one], [, other]) => other - one)
+    .map(([name, times]) => element(
+      "tr", {},
+      element("th", { scope: "row", textContent: REFUSALS[name] ?? name.replaceAll("_", " ") }),
+      element("td", { textContent: count(times) }),
+    ));
+  const none = element("tr", {}, element("th", { className: "nothing", textContent: "Nothing." }), element("td"));
+  fill(byId("refusals"), rows.length ? rows : [none]);
+}
+
+function showRoom(data) {
+  const { connections, process, certificate } = data;
+  const rows = [
+    ["WebSockets", count(connections.websockets), `of ${count(connections.websockets_max)}`, connections.websockets > 0.9 * connections.websockets_max],
+    ["Open files", count(process.descriptors), `of ${count(process.descriptor_limit)}`, process.descriptors > 0.9 * process.descriptor_limit],
+    ["Memory", bytes(process.resident_bytes), "", false],
+  ];
+  if (certificate?.not_after) {
+    const left = certificate.not_after - data.now;
+    const days = Math.floor(left / 86400);
+    rows.push(["Certificate", left < 0 ? "has ended" : `${count(days)} ${days === 1 ? "day" : "days"}`, at(day, certificate.not_after), days < 7]);
+  } else if (certificate) {
+    rows.push(["Certificate", "none yet", "", true]);
+  }
+  if (certificate?.last_reload) {
+    rows.push(["Certificates read", certificate.last_reload_ok ? "well" : "with faults", at(date, certificate.last_reload), !certificate.last_reload_ok]);
+  }
+  fill(byId("room"), rows.flatMap(([name, value, aside, bad]) => [
+    element("dt", { textContent: name }),
+    element("dd", { className: bad ? "bad" : "" }, value, " ", element("small", { textContent: aside })),
+  ]));
+}
+
+// Asking
+
+let charts = [];
+let fresh = null; // when the last answer came, by this machine's clock, and by the relay's
+let reachable = true;
+
+function show(data) {
+  if (!charts.length) charts = CHARTS.map((chart) => new Chart(chart));
+  byId("version").textContent = data.version;
+  byId("uptime").textContent = span(data.uptime_seconds);
+  byId("started").textContent = at(date, data.started);
+  byId("started").dateTime = new Date(data.started * 1000).toISOString();
+  for (const chart of charts) chart.update(data);
+  showEvents(data);
+  showRefusals(data);
+  showRoom(data);
+}
+
+function showState(state, title) {
+  const pill = byId("state");
+  if (pill.dataset.state === state) return;
+  pill.dataset.state = state;
+  pill.textContent = title;
+}
+
+function lose() {
+  showState("unreachable", "unreachable");
+  document.title = "unreachable: pyrycode-relay";
+  byId("data").classList.add("stale");
+  if (!reachable) return;
+  reachable = false;
+  byId("notice").textContent = fresh === null
+    ? "The relay does not answer."
+    : `The relay does not answer. What is shown is of ${exact.format(fresh)}.`;
+}
+
+function find(data) {
+  fresh = new Date();
+  reachable = true;
+  byId("notice").textContent = "";
+  byId("data").classList.remove("stale");
+  showState(data.state, data.state);
+  document.title = `${data.state}: ${count(data.connections.phones)} phones, ${count(data.connections.binaries)} binaries`;
+}
+
+function showAge() {
+  if (fresh === null) return;
+  byId("age").textContent = `updated ${span((Date.now() - fresh) / 1000)} ago`;
+}
+
+async function ask() {
+  let data;
+  try {
+    const answer = await fetch("/status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    data = await answer.json();
+  } catch {
+    lose();
+    return;
+  }
+  find(data);
+  show(data);
+}
+
+async function keepAsking() {
+  if (!document.hidden) await ask();
+  showAge();
+  setTimeout(keepAsking, EVERY);
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || ask());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.u.redraw()));
+setInterval(showAge, 1000);
+keepAsking();
