@@ -66,8 +66,8 @@ class History:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin to take samples."""
-        self._marks.append((self._clock.seconds(), self._read()))
+        """Begin to take samples: one now, so that there is something to see from the start."""
+        self._take()
         self._plan()
 
     def stop(self) -> None:
@@ -87,10 +87,14 @@ class History:
         self._worst = max(self._worst, late)
         self._beats += 1
         if self._beats % BEATS == 0:
-            self._samples.append((self._clock.seconds(), self._since(self._marks[-1])))
-            self._marks.append((self._clock.seconds(), self._read()))
-            self._worst = 0.0
+            self._take()
         self._plan()
+
+    def _take(self) -> None:
+        now = self._clock.seconds()
+        self._samples.append((now, self._since(self._marks[-1])))
+        self._marks.append((now, self._read()))
+        self._worst = 0.0
 
     def latest(self) -> tuple[float, ...]:
         """Return what is now, in the order of `SERIES`; rates are of the last 10 to 20 seconds.

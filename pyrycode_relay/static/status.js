@@ -3,7 +3,7 @@
 
 const EVERY = 3000; // milliseconds between two questions
 const PATIENCE = 5000; // milliseconds until an answer is given up
-const SHORTEST = 300; // seconds that a chart spans at least
+const SHORTEST = 60; // seconds that a chart spans at least
 
 const byId = (id) => document.getElementById(id);
 
@@ -46,7 +46,7 @@ const CHARTS = [
     title: "Connected",
     show: count,
     series: [["phones", "phones"], ["binaries", "binaries"]],
-    whole: true,
+    least: 4,
     aside: (data) => {
       const waiting = data.connections.binaries_in_grace;
       return waiting ? `${count(waiting)} more binaries may come back within their grace.` : "No binary is in its grace.";
@@ -55,6 +55,7 @@ const CHARTS = [
   {
     title: "Frames per second",
     show: rate,
+    least: 1,
     series: [["frames_to_binaries", "to binaries"], ["frames_to_phones", "to phones"]],
     aside: (data) => `${count(data.totals.frames_to_binaries + data.totals.frames_to_phones)} since the start.`,
   },
@@ -62,12 +63,14 @@ const CHARTS = [
     title: "Bytes per second",
     show: bytes,
     series: [["bytes_to_binaries", "to binaries"], ["bytes_to_phones", "to phones"]],
+    least: 1024,
     binary: true,
     aside: (data) => `${bytes(data.totals.bytes_to_binaries + data.totals.bytes_to_phones)} since the start.`,
   },
   {
     title: "Reactor lag",
     show: lag,
+    least: 0.01,
     series: [["lag", "worst in ten seconds"]],
     aside: () => "From 100 ms on people notice.",
   },
@@ -75,12 +78,14 @@ const CHARTS = [
     title: "Waiting in queues",
     show: bytes,
     series: [["queue_bytes", "in all queues together"]],
+    least: 1024,
     binary: true,
     aside: (data) => `At most ${bytes(data.queues.highest)} so far, of ${bytes(data.queues.budget)} allowed.`,
   },
   {
     title: "Refusals per second",
     show: rate,
+    least: 1,
     series: [["refusals", "upgrades, frames and envelopes"]],
     aside: (data) => `${count(data.totals.refusals)} since the start.`,
   },
@@ -192,10 +197,18 @@ class Chart {
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "hour" }, points: { size: 6 } },
       scales: {
         x: { time: true },
-        y: { range: (u, low, high) => [0, Math.max(high * 1.1, chart.whole ? 4 : chart.binary ? 1024 : chart.show === lag ? 0.01 : 1)] },
+        y: {
+          range: (u, low, high) => {
+            const top = Math.max(high * 1.1, chart.least);
+            return [-0.03 * top, top]; // a line at nothing is to be seen as well
+          },
+        },
       },
       axes: [
-        { ...axis, space: 70, size: 22, gap: 4, grid: { show: false }, values: (u, ticks) => ticks.map((tick) => at(clock, tick)) },
+        {
+          ...axis, space: 80, size: 22, gap: 4, grid: { show: false },
+          values: (u, ticks) => ticks.map((tick) => at(u.scales.x.max - u.scales.x.min < 600 ? exact : clock, tick)),
+        },
         {
           ...axis, space: 30, size: 58, gap: 4,
           incrs: chart.binary ? Array.from({ length: 44 }, (_, power) => 2 ** power) : undefined,
@@ -209,6 +222,7 @@ class Chart {
           stroke: () => color(index ? "--second" : "--first"),
           width: index ? 2 : 1.5,
           // One has its area filled and one has not: told apart without colours, too.
+          fillTo: 0,
           fill: index ? undefined : () => color("--first-area"),
           points: { show: false },
         })),

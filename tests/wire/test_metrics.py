@@ -415,8 +415,8 @@ class StatusTests(MetricsCase):
         self.assertEqual(document["state"], "ready")
         self.assertEqual(document["connections"]["phones"], 1)
         self.assertEqual(document["totals"]["frames_to_binaries"], 20)
-        self.assertEqual(document["history"]["frames_to_binaries"], [2.0])
-        self.assertEqual(document["history"]["phones"], [1])
+        self.assertEqual(document["history"]["frames_to_binaries"], [0, 2.0])
+        self.assertEqual(document["history"]["phones"], [0, 1])
         self.assertEqual(document["latest"]["frames_to_binaries"], 2.0)
         self.assertIsNone(document["certificate"])
 

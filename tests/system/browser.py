@@ -1,0 +1,97 @@
+"""A real browser without a window: Debian's Chromium, driven by Selenium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from twisted.trial.unittest import SkipTest
+
+from tests.system.harness import eventually
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    # Names of somebody else's that lead here, as after DNS rebinding.
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
+)
+
+
+class Browser:
+    """A browser with one page."""
+
+    def __init__(self, folder: Path) -> None:
+        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        if chromium is None or driver is None:
+            missing = "chromium and chromium-driver are not installed"
+            if os.environ.get("CI") == "true":
+                raise AssertionError(missing)
+            raise SkipTest(missing)
+        options = Options()
+        options.binary_location = chromium
+        for flag in FLAGS:
+            options.add_argument(flag)
+        options.add_argument(f"--user-data-dir={tempfile.mkdtemp(dir=folder)}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self._folder = Path(os.environ.get("PYRYCODE_RELAY_SCREENSHOTS", folder))
+        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self.close = self.driver.quit
+
+    def open(self, url: str) -> None:
+        """Go to a page."""
+        self.driver.get(url)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page a size, which may be narrower than a window can be."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def prefer(self, scheme: str) -> None:
+        """Prefer ``light`` or ``dark`` pages."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run a script in the page and return its result."""
+        return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+
+    def text(self, selector: str) -> str:
+        """Return the text of an element; nothing when there is none."""
+        script = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        return str(self.run(script, selector))
+
+    def wait(self, what: str, holds: Callable[[], Any]) -> Any:
+        """Return the first true value."""
+        return eventually(what, holds)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            ActionChains(self.driver).send_keys(key).perform()
+
+    def complaints(self) -> list[Mapping[str, Any]]:
+        """Return what the browser has complained of since this was last asked.
+
+        Not of how often a test reads a canvas back.
+        """
+        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [each for each in log if each["source"] != "rendering"]
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the page, outside of the repository."""
+        self.driver.save_screenshot(str(self._folder / f"{name}.png"))
