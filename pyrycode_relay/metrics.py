@@ -226,6 +226,9 @@ class Metrics:
         self.backlogs = Cells("backlog_closes", "Phones closed for a full backlog.")
         self.handshakes = Cells("tls_handshakes_failed", "TLS handshakes that came to nothing.")
         self.proxied = Cells("proxy_headers_refused", "Connections dropped for their PROXY header.")
+        self.accepts = Cells(
+            "accept_failures", "Times that a listener had to wait, mostly for open files."
+        )
         self.orders = Cells(
             "certificate_orders", "Orders to the CA, by outcome.", outcome=("issued", "failed")
         )
@@ -253,6 +256,7 @@ class Metrics:
             Event.PUSH_WAKE_DROPPED: [(self.push_wakes, ())],
             Event.TLS_HANDSHAKE_FAILED: [(self.handshakes, ())],
             Event.PROXY_REFUSED: [(self.proxied, ())],
+            Event.ACCEPT_FAILED: [(self.accepts, ())],
             Event.ACME_ISSUED: [(self.orders, ("issued",))],
             Event.ACME_FAILED: [(self.orders, ("failed",))],
         }

@@ -153,7 +153,7 @@ class RelayService(Service):
                 self.admission,
                 self.certificates,
                 lambda: self.readiness.value,
-                lambda: self.site.crowded_out,
+                lambda: self.site.channels.crowded_out,
                 time.time,
             ),
         )

@@ -124,6 +124,7 @@ const EVENTS = {
   push_wake_dropped: "A binary asked for a push, which is off",
   rate_limited: "An address asked for too many upgrades",
   connection_cap_reached: "A connection was one too many",
+  accept_failed: "A listener could take no more connections",
   proxy_refused: "A PROXY header was refused",
   tls_reloaded: "Certificates were read again",
   tls_reload_failed: "Certificates could not be read again",

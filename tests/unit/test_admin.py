@@ -1,11 +1,19 @@
-"""The operator's side: by which names it lets itself be called."""
+"""The operator's side: by which names it lets itself be called, and the words of its page."""
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.testing import MemoryReactorClock
 
 from pyrycode_relay.admin import is_local_host
+from pyrycode_relay.events import Event
+from pyrycode_relay.notable import Notable
+from pyrycode_relay.service import RelayService
+from pyrycode_relay.settings import Settings
 from tests.unit.bench import Cases, cases, examples
 
 
@@ -57,3 +65,27 @@ class HostTests(Cases):
         name = host.strip().lower().partition(":")[0]
         if local and not name.startswith("[") and any(each.isalpha() for each in name):
             self.assertTrue(name == "localhost" or name.endswith(".localhost"))
+
+
+class WordTests(Cases):
+    """The page has words for all that it is to show."""
+
+    def known(self, table: str) -> set[str]:
+        """Return the names in one of the page's tables of words."""
+        script = files("pyrycode_relay").joinpath("static", "status.js").read_text()
+        block = script.partition(f"const {table} = {{")[2].partition("};")[0]
+        return set(re.findall(r"^  (\w+): \"", block, re.MULTILINE))
+
+    def test_events(self) -> None:
+        """Each event that can be kept as notable has its words."""
+        notable = Notable(lambda: 0.0)
+        for event in Event:
+            notable.saw(event, close_code=1011)
+        self.assertEqual({entry.event for entry in notable.entries()} - self.known("EVENTS"), set())
+        self.assertLessEqual(self.known("EVENTS"), {event.label for event in Event})
+
+    def test_refusals(self) -> None:
+        """So has each kind of refusal."""
+        service = RelayService(MemoryReactorClock(), Settings(("tcp:0",), metrics_listen="x"), [])
+        assert service.status is not None
+        self.assertEqual(self.known("REFUSALS"), set(service.status.metrics.refusals()))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from twisted.internet.testing import MemoryReactorClock
 from twisted.scripts._twistd_unix import ServerOptions
@@ -14,10 +15,12 @@ from twisted.scripts._twistd_unix import ServerOptions
 from pyrycode_relay import codes
 from pyrycode_relay.codes import Close, Refusal
 from pyrycode_relay.events import Event
+from pyrycode_relay.metrics import Metrics, Watched
 from pyrycode_relay.probe import command
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import OPTIONS, Settings
 from pyrycode_relay.tap import Options
+from pyrycode_relay.tls import Certificates
 from tests.unit.bench import Cases, cases
 from tests.unit.test_layers import SOURCES, is_probe
 
@@ -202,13 +205,28 @@ class EventTests(Cases):
         self.assertEqual(found, expected)
 
 
+class OneCertificate:
+    """Stands in for what serves TLS."""
+
+    last_reload = (1.0, True)
+
+    def not_after(self) -> dict[str, float]:
+        return {"relay.example": 2.0}
+
+
 def exported() -> dict[str, tuple[str, str]]:
     """Return type and labels of every metric, by the name under which Prometheus has it."""
-    listen = {"insecure-listen": ["127.0.0.1:0"], "metrics-listen": ["127.0.0.1:0"]}
-    status = RelayService(MemoryReactorClock(), Settings.read(listen, {}), []).status
-    assert status is not None
+    service = RelayService(MemoryReactorClock(), Settings(("tcp:0",)), [])
+    watched = Watched(
+        service.exchange,
+        service.admission,
+        cast(Certificates, OneCertificate()),
+        lambda: "ready",
+        lambda: 0,
+        lambda: 0.0,
+    )
     found = {}
-    for family in status.metrics.registry.collect():
+    for family in Metrics(watched).registry.collect():
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found[name] = (family.type, ", ".join(sorted(labels)))
