@@ -382,7 +382,6 @@ class RelaySite(Site):
         channel = request.channel
         protocol = endpoint.factory.connection()
         protocol.remote = remote
-        protocol.place = self._admission.enter(endpoint.leg, remote)
         protocol.accepted = channel.accepted
         name = fields.get(headers.DEVICE_NAME.encode())
         if name is not None:
@@ -391,6 +390,7 @@ class RelaySite(Site):
         request.requestHeaders = Headers()
         channel.surrender()
         key = fields[b"sec-websocket-key"][0]
+        protocol.place = self._admission.enter(endpoint.leg, remote)
         protocol.take_over(channel, request.path.decode("ascii"), _gated(fields), key)
 
 
