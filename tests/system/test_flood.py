@@ -10,12 +10,15 @@ import contextlib
 import re
 import resource
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from tests.system.harness import (
+    CLOSE,
     DEADLINE,
+    TEXT,
     TWISTD,
     Address,
     BarePeer,
@@ -24,7 +27,9 @@ from tests.system.harness import (
     binary,
     binary_fields,
     bystanders,
+    eventually,
     fetch,
+    frame,
     handshake,
     need_descriptors,
     phone,
@@ -170,6 +175,53 @@ class UpgradeFloodTests(FloodTestCase):
         for sock in kept:
             sock.close()
         self.assertIn('reason="too many connections of this address"', relay.log())
+
+    def test_no_place_is_lost(self) -> None:
+        """However connections end, an address has all of its places again when they are gone."""
+        relay = self.relay("--max-connections-per-address=5", "--max-connections=20")
+        request = handshake("/v2/server", binary_fields("b"))
+        ends: list[tuple[bytes, bytes]] = [
+            (b"", b""),
+            (request[:50], b""),
+            (request, b""),
+            (request, frame(CLOSE, b"\x03\xe8")),
+            (request, frame(TEXT, b"no envelope")),
+            (request, frame(TEXT, b"{}", masked=False)),
+            (request, b"\xff" * 100),
+            (request, frame(TEXT, length=200) + b"half"),
+            (request.replace(b"b\r\n", b"\r\n"), b""),
+            (handshake("/v1/client", phone_fields("nobody")), b""),
+            (handshake("/v1/client", phone_fields("nobody") | {"X-Pyrycode-Token": " "}), b""),
+            (request.replace(b"GET", b"PUT"), b""),
+        ]
+        for number in range(20 * len(ends)):
+            first, then = ends[number // 20]
+            with dial_from(FLOODER, relay.address) as sock, contextlib.suppress(ConnectionError):
+                sock.sendall(first)
+                if then:
+                    sock.recv(12)
+                    sock.sendall(then)
+                if number % 4 == 0:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                elif number % 4 == 1:
+                    sock.shutdown(socket.SHUT_WR)
+        kept: list[socket.socket] = []
+
+        def one_more() -> bool:
+            sock = dial_from(FLOODER, relay.address)
+            sock.sendall(handshake("/v2/server", binary_fields(f"kept-{len(kept)}")))
+            answered = sock.recv(4096)
+            if b" 101 " not in answered:
+                sock.close()
+                return False
+            kept.append(sock)
+            return True
+
+        for _ in range(5):
+            eventually("there is another place", one_more)
+        self.assertFalse(one_more())
+        for sock in kept:
+            sock.close()
 
     def test_phones_cannot_lock_binaries_out(self) -> None:
         """When phones have taken all they can, daemons still get in, and health is answered."""
