@@ -85,7 +85,8 @@ class Certificate:
         made = cls(folder / "key.pem", folder / "certificate.pem")
         command = (
             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
-            f"-days 2 -subj /CN=localhost -keyout {made.key} -out {made.certificate}"
+            f"-days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost "
+            f"-keyout {made.key} -out {made.certificate}"
         )
         subprocess.run(command.split(), check=True, capture_output=True)
         return made
@@ -121,13 +122,12 @@ class Bench:
         """
         pair = self.certificate
         if name == "relay":
+            listen = [f"--insecure-listen=127.0.0.1:{port}"]
             if tls:
-                keys = f"privateKey={pair.key}:certKey={pair.certificate}"
-                listen = f"ssl:{port}:interface=127.0.0.1:backlog=1024:{keys}"
-            else:
-                listen = f"127.0.0.1:{port}"
+                listen = [f"--tls-listen=127.0.0.1:{port}"]
+                listen += [f"--tls-cert={pair.certificate}", f"--tls-key={pair.key}"]
             command = [str(Path(sys.executable).with_name("twistd")), "--pidfile=", "-n"]
-            command += ["pyrycode-relay", f"--insecure-listen={listen}", *_LIFTED]
+            command += ["pyrycode-relay", *listen, *_LIFTED]
             command += ["--metrics-listen=127.0.0.1:0"]
             command += self.relay_options
             pattern = r" starting .*listen=127\.0\.0\.1:(\d+)"

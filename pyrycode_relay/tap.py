@@ -142,7 +142,17 @@ class Options(usage.Options):
         if settings.production and (problems := [*boot.exposed_addresses(settings)]):
             _fail(problems)
         if self["check-config"]:
+            self._check_certificates()
             self._print(settings.lines())
+
+    def _check_certificates(self) -> None:
+        """Read the certificates as a start would, and fail as it would."""
+        certificates = certificates_of(self.settings, Unheard(), Clock())
+        try:
+            if certificates is not None:
+                certificates.load()
+        except CertificateError as error:
+            _fail(error.problems)
 
     def _print(self, lines: Iterable[str]) -> NoReturn:
         for line in lines:
