@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -411,7 +412,18 @@ class RelayService(Service):
 def _sources(settings: Settings, cache: CertCache | None) -> list[Source]:
     """Return where certificates come from."""
     if cache is not None:
-        return [Files(Pair(cache.fullchain, cache.privkey), awaited=True)]
+        return [Files(Pair(cache.fullchain, cache.privkey), awaited=True, option="--cert-cache")]
+    return _given_sources(settings)
+
+
+def check_certificates(settings: Settings, observer: Observer) -> None:
+    """Read the operator's certificates as a start would. Raises `CertificateError`."""
+    if sources := _given_sources(settings):
+        # Nothing is timed: the clock stands.
+        Certificates(sources, settings.domain, observer, Clock()).load()
+
+
+def _given_sources(settings: Settings) -> list[Source]:
     pairs = zip(settings.tls_cert, settings.tls_key, strict=True)
     files = [Files(Pair(certificate, key)) for certificate, key in pairs]
     return [*files, *map(Folder, settings.tls_dir)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import NoReturn
@@ -22,7 +23,12 @@ from pyrycode_relay.boot import BootError
 from pyrycode_relay.certificates import CertificateError
 from pyrycode_relay.config_file import ConfigFile, ConfigFileError
 from pyrycode_relay.logs import EventLog, Writer, watch_accept
-from pyrycode_relay.service import ListenError, RelayService, handle_signals
+from pyrycode_relay.service import (
+    ListenError,
+    RelayService,
+    check_certificates,
+    handle_signals,
+)
 from pyrycode_relay.settings import (
     DOMAIN,
     ENVIRONMENT_PREFIX,
@@ -142,17 +148,11 @@ class Options(usage.Options):
         if settings.production and (problems := [*boot.exposed_addresses(settings)]):
             _fail(problems)
         if self["check-config"]:
-            self._check_certificates()
+            try:
+                check_certificates(settings, EventLog(settings.log_level, time.monotonic))
+            except CertificateError as error:
+                _fail(error.problems)
             self._print(settings.lines())
-
-    def _check_certificates(self) -> None:
-        """Read the certificates as a start would, and fail as it would."""
-        certificates = certificates_of(self.settings, Unheard(), Clock())
-        try:
-            if certificates is not None:
-                certificates.load()
-        except CertificateError as error:
-            _fail(error.problems)
 
     def _print(self, lines: Iterable[str]) -> NoReturn:
         for line in lines:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import time
@@ -16,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from tests.ca import Authority, Issued, rsa_key
+from tests.ca import DAY, Authority, Issued, rsa_key
 from tests.system import harness
 from tests.system.harness import (
     DEADLINE,
     TEXT,
+    TWISTD,
     Relay,
     SystemTestCase,
     bystanders,
@@ -634,6 +636,122 @@ class ClosingTests(TLSTestCase):
                 self.assertEqual(await receive(server), {"conn_id": conn_id, "close_code": 1001})
 
         self.perform(scenario())
+
+
+class StartTests(TLSTestCase):
+    """What is wrong with certificates is told before anything is served."""
+
+    def refused(self, *options: str | Path, check: bool) -> list[str]:
+        """Return the sentences that a start, or a check, ends with."""
+        more = ["--check-config"] if check else ["--insecure-listen=127.0.0.1:0"]
+        child = self.child(TWISTD, "--pidfile=", "-n", "pyrycode-relay", *options, *more)
+        self.assertEqual(child.wait(), 2, child.output() + child.errors())
+        self.assertNotIn("Traceback", child.output() + child.errors())
+        self.assertNotIn(" starting ", child.output())
+        return child.errors().splitlines()
+
+    def test_wrong_files(self) -> None:
+        """Each mistake is one sentence with option, file and fix, in a check as at a start."""
+        other = self.directory / "other.pem", self.directory / "other.key"
+        self.authority.issue("other.test").store(*other)
+        old = self.directory / "old.pem", self.directory / "old.key"
+        self.authority.issue(NAME, since=-9 * DAY, until=-DAY).store(*old)
+        other[1].chmod(0o644)
+        pairs = "--tls-cert and --tls-key: "
+        mistakes: dict[tuple[str, ...], list[str]] = {
+            (f"--tls-cert={self.chain}", f"--tls-key={self.directory}/none"): [
+                f"{pairs}{self.directory}/none cannot be read: No such file or directory."
+            ],
+            (f"--tls-cert={self.key}", f"--tls-key={self.key}"): [
+                (
+                    f"{pairs}{self.key} has no certificate in PEM form, or a damaged one; give the "
+                    "CA's fullchain.pem."
+                )
+            ],
+            (f"--tls-cert={self.chain}", f"--tls-key={old[1]}"): [
+                (
+                    f"{pairs}The key {old[1]} is not the one of the certificate in {self.chain}; "
+                    "give the key that it was issued for."
+                )
+            ],
+            (f"--tls-cert={other[0]}", f"--tls-key={other[1]}"): [
+                (
+                    f"{pairs}The key {other[1]} can be used by others than its owner (mode 644); "
+                    f"run: chmod 600 {other[1]}."
+                )
+            ],
+            (f"--tls-dir={self.directory}/none",): [
+                f"--tls-dir: {self.directory}/none cannot be read: No such file or directory."
+            ],
+            (f"--tls-cert={self.chain}", f"--tls-key={self.key}", "--domain=two.test"): [
+                (
+                    f"{pairs}The certificate in {self.chain} is for none of the names given as "
+                    "--domain; have it issued for them, or leave out the option."
+                ),
+                (
+                    "No certificate is for two.test, which is a --domain; have one issued for it, "
+                    "or leave out the option."
+                ),
+            ],
+        }
+        for options, sentences in mistakes.items():
+            for check in (True, False):
+                told = self.refused(*options, check=check)
+                self.assertEqual(told, [f"pyrycode-relay: {each}" for each in sentences])
+        [told] = self.refused(f"--tls-cert={old[0]}", f"--tls-key={old[1]}", check=False)
+        self.assertRegex(told, r"old\.pem has expired on \d{4}-\d\d-\d\d; renew it\.\Z")
+
+    def test_good_files(self) -> None:
+        """A check of good certificates prints the settings, the default port among them."""
+        pair = (f"--tls-cert={self.chain}", f"--tls-key={self.key}")
+        child = self.child(TWISTD, "--pidfile=", "-n", "pyrycode-relay", *pair, "--check-config")
+        self.assertEqual(child.wait(), 0, child.errors())
+        self.assertRegex(child.output(), r"(?m)^tls-listen = .*443")
+
+
+class ManagerTests(TLSTestCase):
+    """systemd, played by a socket."""
+
+    def test_life(self) -> None:
+        """Ready once it serves, alive as long as it turns, reloading and stopping when it is."""
+        path = str(self.directory / "notify")
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(manager.close)
+        manager.bind(path)
+        manager.settimeout(DEADLINE)
+        environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
+        pair = [f"--tls-cert={self.chain}", f"--tls-key={self.key}"]
+        where = ["--insecure-listen=127.0.0.1:0", "--tls-listen=127.0.0.1:0"]
+        relay = Relay(self.directory, [*where, *pair], environment=environment)
+        self.addCleanup(relay.kill)
+
+        def told() -> str:
+            """Return the next word that is no sign of life."""
+            while (word := manager.recv(4096).decode()) == "WATCHDOG=1":
+                pass
+            return word
+
+        self.assertEqual(told(), "READY=1")
+        self.assertEqual(fetch(relay.address, "/readyz")[0], 200)
+        self.assertEqual({manager.recv(4096) for _ in range(3)}, {b"WATCHDOG=1"})
+        relay.signal(signal.SIGHUP)
+        self.assertRegex(told(), r"\ARELOADING=1\nMONOTONIC_USEC=\d+\Z")
+        self.assertEqual(told(), "READY=1")
+        self.assertEqual(len(self.events(relay, "tls_reloaded")), 1)
+        relay.signal(signal.SIGSTOP)
+        with contextlib.suppress(BlockingIOError):
+            manager.setblocking(False)
+            while True:
+                manager.recv(4096)
+        manager.settimeout(1)
+        # One that hangs gives no sign of life, which systemd would act upon.
+        self.assertRaises(TimeoutError, manager.recv, 4096)
+        relay.signal(signal.SIGCONT)
+        manager.settimeout(DEADLINE)
+        self.assertEqual(manager.recv(4096), b"WATCHDOG=1")
+        relay.signal(signal.SIGTERM)
+        self.assertEqual(told(), "STOPPING=1")
+        self.assertEqual(relay.wait(), 0)
 
 
 class MemoryTests(TLSTestCase):
