@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 class BinaryProtocol(RelayProtocol):
     """A binary's connection."""
 
+    __slots__ = ("_early", "_parting", "server_id", "slot", "version")
+
     stalled_close: ClassVar[Close] = codes.BINARY_WRITE_STALLED
     factory: BinaryFactory
 
-    slot: Slot | None = None
-    """The slot this binary holds; None before its claim has succeeded and after it has ended."""
-    server_id = ""
-    version = ""
-    _parting: Close | None = None
-    _early: Hold | None = None
+    def __init__(self, factory: BinaryFactory) -> None:
+        super().__init__(factory)
+        self.slot: Slot | None = None
+        """The slot this binary holds; None before its claim has succeeded and after its end."""
+        self.server_id = ""
+        self.version = ""
+        self._parting: Close | None = None
+        self._early: Hold | None = None
 
     @property
     def _exchange(self) -> Exchange:

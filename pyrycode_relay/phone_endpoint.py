@@ -32,16 +32,20 @@ _REFUSED = {
 class PhoneProtocol(RelayProtocol):
     """A phone's connection."""
 
+    __slots__ = ("frames", "octets", "phone", "server_id", "since")
+
     backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
     factory: PhoneFactory
 
-    phone: Phone | None = None
-    """The phone's place; None before it is registered and after it has ended."""
-    server_id = ""
-    since = 0.0
-    frames = 0
-    octets = 0
+    def __init__(self, factory: PhoneFactory) -> None:
+        super().__init__(factory)
+        self.phone: Phone | None = None
+        """The phone's place; None before it is registered and after it has ended."""
+        self.server_id = ""
+        self.since = 0.0
+        self.frames = 0
+        self.octets = 0
 
     @property
     def _exchange(self) -> Exchange:

@@ -302,6 +302,7 @@ class RelayProtocol(WebSocketServerProtocol):
         "_plain",
         "_progress",
         "_reading",
+        "_stall_watched",
         "_straddler",
         "_taken",
         "_timers",
@@ -367,6 +368,7 @@ class RelayProtocol(WebSocketServerProtocol):
         self._out_payload = 0
         self._written = 0
         self._taken = 0
+        self._stall_watched = False
         self._progress = 0.0
         self._last_life = factory.seconds()
         self._pinged = False
@@ -816,7 +818,7 @@ class RelayProtocol(WebSocketServerProtocol):
         size = 0
         for part in parts:
             size += len(part)
-        if "stall" not in self._timers:
+        if not self._stall_watched:
             self._look()
             self._progress = self.factory.clock.seconds()
             self._rearm_stall()
@@ -954,10 +956,12 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def _rearm_stall(self) -> None:
         """Plan the next look; one timer serves all that is written in the meantime."""
+        self._stall_watched = True
         self._later("stall", self._limits.write_stall / _STALL_CHECKS, self._check_stall)
 
     def _check_stall(self) -> None:
         """Close a peer that has taken nothing of what waits for it for the write-stall time."""
+        self._stall_watched = False
         self._look()
         if not unsent_bytes(self.transport):
             return
