@@ -17,6 +17,8 @@ from benchmarks.measure import Bench, Cores, Server, allow_many_files, cpu_secon
 from benchmarks.scenarios import (
     CROWD_IDS,
     CROWD_PHONES,
+    DRIBBLE,
+    DRIBBLE_PIECE,
     EXTRAS,
     GROWTH,
     GROWTH_IN_FLIGHT,
@@ -126,6 +128,20 @@ def measure_growth(bench: Bench, given: argparse.Namespace, tls: bool) -> list[d
     return [{"transport": _transport(tls), "steps": steps}]
 
 
+def measure_dribble(bench: Bench, given: argparse.Namespace, tls: bool) -> list[dict[str, Any]]:
+    """Send messages in small pieces, and take the cost of a KiB at each size; plain only."""
+    if tls:
+        return []
+    job = {"sizes": DRIBBLE, "piece": DRIBBLE_PIECE, "messages": 2 if given.quick else 8}
+    found = []
+    for name in _SERVERS:
+        with bench.server(name, tls) as server:
+            steps = bench.result("dribble", server, **job)["steps"]
+        found.append({"server": name, "steps": steps})
+        progress(f"dribble {name}: " + ", ".join(f"{each['cpu_us']:.0f} us/KiB" for each in steps))
+    return found
+
+
 def _transport(tls: bool) -> str:
     return "tls" if tls else "plain"
 
@@ -134,6 +150,7 @@ _EXTRAS: Final[dict[str, Callable[[Bench, argparse.Namespace, bool], list[dict[s
     "upgrades": measure_upgrades,
     "storm": measure_storm,
     "growth": measure_growth,
+    "dribble": measure_dribble,
 }
 
 

@@ -50,7 +50,7 @@ class Peer(WSListener):
     """A connection; `closed` is the code it was closed with, None while it is open."""
 
     closed: int | None = None
-    transport: WSTransport
+    transport: WSTransport = None  # type: ignore[assignment] - until it is upgraded
     on_closed: Callable[[], None] | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -139,16 +139,20 @@ class Crowd:
         self.tls.verify_mode = ssl.CERT_NONE
         self.buffer: int = job.get("buffer", 2048)
 
-    async def open(self, peer: Peer, number: int, path: str | None = None) -> None:
-        """Connect a peer that belongs to server-id ``number``."""
-        binary = isinstance(peer, Binary)
+    def headers(self, number: int, *, binary: bool) -> dict[str, str]:
+        """Return what a request for server-id ``number`` carries."""
         headers = {"X-Pyrycode-Server": f"bench-{self.mark}-{number}", "User-Agent": "bench"}
         headers["X-Pyrycode-Version" if binary else "X-Pyrycode-Token"] = "bench"
+        return headers
+
+    async def open(self, peer: Peer, number: int) -> None:
+        """Connect a peer that belongs to server-id ``number``."""
+        binary = isinstance(peer, Binary | Listener)
         await ws_connect(
             lambda: peer,
-            self.url + (path or ("/v1/server" if binary else "/v1/client")),
+            self.url + ("/v1/server" if binary else "/v1/client"),
             ssl_context=self.tls,
-            extra_headers=headers,
+            extra_headers=self.headers(number, binary=binary),
             websocket_handshake_timeout=PATIENCE,
             read_buffer_init_size=self.buffer,
         )
@@ -256,6 +260,47 @@ async def growth(job: dict[str, Any]) -> None:
     report(steps=steps)
 
 
+class Listener(Peer):
+    """A binary that only listens."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def received(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
+        """Count a message."""
+        self.heard += 1
+
+
+async def dribble(job: dict[str, Any]) -> None:
+    """Send messages piece by piece on a bare socket; report what a KiB costs at each size."""
+    crowd = Crowd(job)
+    binary = Listener()
+    await crowd.open(binary, 0)
+    host, port = job["url"].removeprefix("ws://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    fields = crowd.headers(0, binary=False) | {
+        "Host": host, "Upgrade": "websocket", "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAECAwQFBgcICQoLDA0ODw==",
+    }  # fmt: skip
+    lines = ["GET /v1/client HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    await reader.readuntil(b"\r\n\r\n")
+    steps = []
+    for size in job["sizes"]:
+        # Masked with zeros, which costs the server what any mask costs.
+        length = size.to_bytes(2, "big") if size < 65_536 else size.to_bytes(8, "big")
+        frame = (b"\x81\xfe" if size < 65_536 else b"\x81\xff") + length + bytes(4) + message(size)
+        before, cpu = binary.heard, cpu_seconds(job["pid"])
+        for number in range(job["messages"]):
+            for at in range(0, len(frame), job["piece"]):
+                writer.write(frame[at : at + job["piece"]])
+                await asyncio.sleep(0)
+            await until(lambda: binary.heard > before + number)  # noqa: B023 - called at once
+        cpu = cpu_seconds(job["pid"]) - cpu
+        steps.append({"size": size, "cpu_us": cpu * 1e6 / (job["messages"] * size / 1024)})
+    report(steps=steps)
+
+
 async def upgrades(job: dict[str, Any]) -> None:
     """Open a crowd and leave it idle; report what upgrades cost, and the memory they took."""
     pid = job["pid"]
@@ -348,7 +393,10 @@ class Storm:
         except (OSError, WSError):
             self.note("refused")
             return False
-        return True
+        if peer.transport is None:
+            # Dropped before its upgrade, which picows does not call an error.
+            self.note("refused")
+        return peer.transport is not None
 
     async def binary(self, number: int) -> None:
         """Live as a binary."""
@@ -427,6 +475,7 @@ KINDS: Final[dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, None]]]] =
     "growth": growth,
     "upgrades": upgrades,
     "storm": storm,
+    "dribble": dribble,
 }
 
 

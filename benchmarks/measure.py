@@ -19,7 +19,7 @@ from typing import Any, Final
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _START: Final = 30.0
 """Seconds in which a server has to be up."""
-_LIFTED: Final = ("--upgrade-rate=0", "--max-connections-per-address=0")
+_LIFTED: Final = ("--upgrade-rate=0", "--max-connections-per-address=0", "--max-waiting=4096")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.scenarios import GROWTH_IN_FLIGHT, TRAFFIC
+from benchmarks.scenarios import DRIBBLE_PIECE, GROWTH_IN_FLIGHT, TRAFFIC
 
 Findings = dict[str, Any]
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def lines(findings: Findings) -> Iterator[str]:
     if waited and median(waited) > CROWDED:
         yield f"CROWDED: the servers waited {median(waited):.0%} of the time for their core;"
         yield "give the benchmark a machine of its own"
-    for part in (_traffic, _tls_price, _upgrades, _storm, _growth):
+    for part in (_traffic, _tls_price, _upgrades, _storm, _growth, _dribble):
         text = list(part(findings))
         while text and not text[-1]:
             text.pop()
@@ -156,6 +156,18 @@ def _growth(findings: Findings) -> Iterator[str]:
         yield "turn, so that every connection is used"
         yield ""
         yield from table(["transport", "connections", "relay us", "to the first"], rows)
+
+
+def _dribble(findings: Findings) -> Iterator[str]:
+    rows = [
+        [row["server"], *(f"{step['cpu_us']:.0f}" for step in row["steps"])]
+        for row in findings["dribble"]
+    ]
+    if rows:
+        sizes = [step["size"] // 1024 for step in findings["dribble"][0]["steps"]]
+        yield f"CPU us per KiB of messages that come in pieces of {DRIBBLE_PIECE} bytes, plain"
+        yield ""
+        yield from table(["server", *(f"{size} KiB" for size in sizes)], rows)
 
 
 def growth_costs(findings: Findings) -> list[tuple[str, int, float]]:

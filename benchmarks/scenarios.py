@@ -45,5 +45,10 @@ GROWTH_IN_FLIGHT: Final = 64
 """Messages under way at any number of connections; each answer lets the next phone in turn speak,
 so that the server's batches stay the same and every connection is used as often as any other."""
 
-EXTRAS: Final = ("upgrades", "storm", "growth")
+DRIBBLE: Final = (16_384, 65_536, 262_144)
+"""Bytes of messages that come in small pieces; the cost of a byte must not grow with them."""
+DRIBBLE_PIECE: Final = 100
+"""Bytes of a piece."""
+
+EXTRAS: Final = ("upgrades", "storm", "growth", "dribble")
 NAMES: Final = (*(traffic.name for traffic in TRAFFIC), *EXTRAS)
