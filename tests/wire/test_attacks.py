@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,15 @@ from typing import ClassVar
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.wire import _Straddler
-from tests.wire.harness import Binary, Client, WireTest, frame
+from tests.wire.harness import (
+    Binary,
+    Client,
+    WireTest,
+    binary_headers,
+    frame,
+    phone_headers,
+    upgrade_request,
+)
 
 
 def close_frame(code: int, reason: bytes = b"") -> bytes:
@@ -202,6 +211,30 @@ class ViolationTest(WireTest):
                 if attacker.closed:
                     self.assertIn(attacker.closed[0], {1002, 1007, 1009})
         self.assertEqual(self.log_loud(), [])
+
+
+class GoneTest(WireTest):
+    """A peer that is gone before it is answered."""
+
+    def test_frames_behind_the_request(self) -> None:
+        """A peer whose socket fails at the answer, or right after it, costs no error."""
+        for works in range(3):
+            for tail in (frame(1, b"1"), b"\xff" * 100, frame(9), close_frame(1000)):
+                for path, headers in (
+                    (b"/v1/client", phone_headers()),
+                    (b"/v1/server", binary_headers(f"{works}-{tail.hex()}")),
+                ):
+                    peer = self.relay.tcp()
+                    sends = iter([peer.socket.send] * works)
+                    self.patch(
+                        peer.socket, "send", lambda data, sends=sends: next(sends, _fail)(data)
+                    )
+                    peer.send(upgrade_request(path, headers) + tail)
+        self.assertEqual(self.log_loud(), [])
+
+
+def _fail(_: object) -> int:
+    raise BrokenPipeError(errno.EPIPE, "gone")
 
 
 class SecondMistakeTest(WireTest):
