@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+from prometheus_client.core import Metric
 from twisted.internet.testing import MemoryReactorClock
 from twisted.scripts._twistd_unix import ServerOptions
 
@@ -215,8 +216,9 @@ class OneCertificate:
         return {"relay.example": 2.0}
 
 
-def exported() -> dict[str, tuple[str, str]]:
-    """Return type and labels of every metric, by the name under which Prometheus has it."""
+@cache
+def families() -> list[Metric]:
+    """Return what a relay that serves TLS exports."""
     service = RelayService(MemoryReactorClock(), Settings(("tcp:0",)), [])
     watched = Watched(
         service.exchange,
@@ -226,11 +228,27 @@ def exported() -> dict[str, tuple[str, str]]:
         lambda: 0,
         lambda: 0.0,
     )
+    return [*Metrics(watched).registry.collect()]
+
+
+@cache
+def exported() -> dict[str, tuple[str, str]]:
+    """Return type and labels of every metric, by the name under which Prometheus has it."""
     found = {}
-    for family in Metrics(watched).registry.collect():
+    for family in families():
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found[name] = (family.type, ", ".join(sorted(labels)))
+    return found
+
+
+@cache
+def cells() -> dict[str, set[tuple[str, str]]]:
+    """Return the values that each series' labels have."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for family in families():
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels.items())
     return found
 
 

@@ -1,0 +1,175 @@
+"""A real Prometheus that scrapes a relay by the shipped files, and their alerts tried out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from typing import Any
+from urllib.parse import quote
+
+from twisted.trial.unittest import SkipTest
+
+from tests.system.harness import (
+    DEADLINE,
+    ROOT,
+    SystemTestCase,
+    binary,
+    echo,
+    eventually,
+    fetch,
+    phone,
+    round_trip,
+)
+from tests.system.test_status_page import METRICS, metrics_port
+from tests.unit.test_deploy import expressions
+
+FILES = ROOT / "deploy" / "prometheus"
+
+ALERTS = """
+rule_files: [pyrycode-relay.rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: 'pyrycode_relay_connected_binaries{instance="a"}'
+        values: 100x20 40x20
+      - series: 'pyrycode_relay_websockets{instance="a",leg="phone"}'
+        values: 950x60
+      - series: 'pyrycode_relay_websockets{instance="a",leg="binary"}'
+        values: 10x60
+      - series: 'pyrycode_relay_websockets_max{instance="a"}'
+        values: 1000x60
+      - series: 'pyrycode_relay_reactor_lag_seconds_bucket{instance="a",le="0.1"}'
+        values: 0+100x60
+      - series: 'pyrycode_relay_reactor_lag_seconds_bucket{instance="a",le="0.25"}'
+        values: 0+120x60
+      - series: 'pyrycode_relay_reactor_lag_seconds_bucket{instance="a",le="+Inf"}'
+        values: 0+120x60
+      - series: 'pyrycode_relay_certificate_not_after_seconds{instance="a",name="relay.example"}'
+        values: 90000x200
+      - series: 'pyrycode_relay_queue_bytes{instance="a"}'
+        values: 10x60
+      - series: 'pyrycode_relay_queue_bytes_budget{instance="a"}'
+        values: 1000x60
+      - series: 'up{job="pyrycode-relay",instance="b"}'
+        values: 1x10 0x20
+    alert_rule_test:
+      - {alertname: RelayBinariesGone, eval_time: 15m, exp_alerts: []}
+      - alertname: RelayBinariesGone
+        eval_time: 28m
+        exp_alerts: [{exp_labels: {instance: a, severity: page}}]
+      - alertname: RelayPlacesRunOut
+        eval_time: 20m
+        exp_alerts: [{exp_labels: {instance: a, severity: page}}]
+      - alertname: RelayReactorLag
+        eval_time: 20m
+        exp_alerts: [{exp_labels: {instance: a, severity: warn}}]
+      - alertname: RelayCertificateEnds
+        eval_time: 70m
+        exp_alerts: [{exp_labels: {instance: a, name: relay.example, severity: warn}}]
+      - alertname: RelayCertificateEndsNow
+        eval_time: 70m
+        exp_alerts: [{exp_labels: {instance: a, name: relay.example, severity: page}}]
+      - {alertname: RelayQueuesNearBudget, eval_time: 20m, exp_alerts: []}
+      - {alertname: RelayDown, eval_time: 9m, exp_alerts: []}
+      - alertname: RelayDown
+        eval_time: 20m
+        exp_alerts:
+          - exp_labels: {instance: b, job: pyrycode-relay, severity: page}
+"""
+"""What has happened, and which alerts are there for it; they are compared without their texts."""
+
+
+def free_port() -> int:
+    """Return a port that nobody has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        return int(trial.getsockname()[1])
+
+
+class PrometheusTests(SystemTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        if shutil.which("prometheus") is None or shutil.which("promtool") is None:
+            missing = "prometheus is not installed"
+            if os.environ.get("CI") == "true":
+                raise AssertionError(missing)
+            raise SkipTest(missing)
+
+    def test_scraped(self) -> None:
+        """By the shipped files it finds the relay, takes the rules, and can answer every query."""
+        relay = self.relay(METRICS)
+        port = free_port()
+        shipped = (FILES / "prometheus.yml").read_text(encoding="utf-8")
+        # Only where the relay is, and how often it is asked, are this test's own.
+        config = shipped.replace('["127.0.0.1:9090"]', f'["127.0.0.1:{metrics_port(relay)}"]')
+        config = config.replace("_interval: 15s", "_interval: 1s")
+        self.assertNotEqual(config, shipped)
+        shutil.copy(FILES / "pyrycode-relay.rules.yml", self.directory)
+        (self.directory / "prometheus.yml").write_text(config, encoding="utf-8")
+        self.child(
+            "prometheus",
+            "--config.file=prometheus.yml",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        )
+
+        def ask(path: str) -> Any:
+            status, body = fetch(("127.0.0.1", port), f"/api/v1/{path}")
+            # Prometheus sends what is long in chunks.
+            text = body.decode()
+            return status, json.loads(text[text.index("{") : text.rindex("}") + 1])
+
+        def query(expression: str) -> list[dict[str, Any]]:
+            status, answer = ask(f"query?query={quote(expression)}")
+            self.assertEqual((status, answer["status"]), (200, "success"), expression)
+            return list(answer["data"]["result"])
+
+        def phones() -> bool:
+            try:
+                found = query("pyrycode_relay_connected_phones")
+            except OSError:
+                return False
+            return [each["value"][1] for each in found] == ["1"]
+
+        async def scenario() -> None:
+            async with binary(relay, "b") as server, phone(relay, "b") as handset:
+                answering = asyncio.create_task(echo(server))
+                await round_trip(handset, "there and back")
+                await asyncio.to_thread(eventually, "a phone is scraped", phones)
+                answering.cancel()
+
+        self.perform(scenario())
+        self.assertEqual([each["value"][1] for each in query("up")], ["1"])
+        for expression in expressions():
+            plain = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
+            query(plain)
+        _, rules = ask("rules")
+        [group] = rules["data"]["groups"]
+        self.assertGreater(len(group["rules"]), 10)
+        self.assertEqual({each.get("lastError", "") for each in group["rules"]}, {""})
+
+    def test_alerts(self) -> None:
+        """Alerts are there when they should be, and are not when they should not."""
+        shutil.copy(FILES / "pyrycode-relay.rules.yml", self.directory)
+        # The texts are for people, who may improve them.
+        rules = self.directory / "pyrycode-relay.rules.yml"
+        text = rules.read_text(encoding="utf-8")
+        text = re.sub(
+            r"^ +annotations:\n(?: +(?:summary|description): .*\n)+", "", text, flags=re.M
+        )
+        rules.write_text(text, encoding="utf-8")
+        (self.directory / "tests.yml").write_text(ALERTS, encoding="utf-8")
+        run = subprocess.run(
+            ["promtool", "test", "rules", "tests.yml"],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
