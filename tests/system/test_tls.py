@@ -40,6 +40,7 @@ from tests.system.harness import (
     send,
     soon,
 )
+from tests.system.test_proxies import change, recipe
 
 NAME = "relay.test"
 LIFTED = (
@@ -707,6 +708,58 @@ class StartTests(TLSTestCase):
         child = self.child(TWISTD, "--pidfile=", "-n", "pyrycode-relay", *pair, "--check-config")
         self.assertEqual(child.wait(), 0, child.errors())
         self.assertRegex(child.output(), r"(?m)^tls-listen = .*443")
+
+
+class ManualTests(TLSTestCase):
+    """What ``docs/operations.md`` says about certificates of one's own."""
+
+    def test_configuration(self) -> None:
+        """The manual's configuration serves its certificate under its name, and no other."""
+        name = "relay.example.org"
+        self.replace(name)
+        config = self.directory / "relay.toml"
+        text = change(
+            recipe("/etc/pyrycode-relay/relay.toml"),
+            ("/etc/pyrycode-relay/fullchain.pem", str(self.chain)),
+            ("/etc/pyrycode-relay/privkey.pem", str(self.key)),
+        )
+        config.write_text(text)
+        relay = self.relay(f"--config={config}", "--tls-listen=127.0.0.1:0")
+        door = Door(relay, ssl.create_default_context(cafile=self.ca))
+        self.assertIn(b" 200 OK\r\n", door.ask("/healthz", name, name=name))
+        self.assertIn(b" 421 ", door.ask("/healthz", NAME, name=name))
+
+    def test_hook(self) -> None:
+        """The manual's hook for certbot puts a renewed pair in place, and it is served."""
+        lineage, place = self.directory / "lineage", self.directory / "place"
+        lineage.mkdir()
+        place.mkdir()
+        text = change(
+            recipe("/etc/letsencrypt/renewal-hooks/deploy/pyrycode-relay"),
+            ("/etc/pyrycode-relay", str(place)),
+            ("-o pyrycode-relay ", ""),
+        )
+        hook = self.directory / "hook"
+        hook.write_text(text)
+        hook.chmod(0o755)
+        environment = {"RENEWED_LINEAGE": str(lineage)}
+
+        def renew() -> Issued:
+            """Do as certbot does."""
+            issued = self.authority.issue(NAME)
+            issued.store(lineage / "fullchain.pem", lineage / "privkey.pem")
+            self.assertEqual(self.child(hook, environment=environment).wait(), 0)
+            return issued
+
+        renew()
+        pair = (f"--tls-cert={place}/fullchain.pem", f"--tls-key={place}/privkey.pem")
+        door = Door(
+            self.relay("--tls-listen=127.0.0.1:0", *pair),
+            ssl.create_default_context(cafile=self.ca),
+        )
+        fresh = renew().chain[0].public_bytes(Encoding.DER)
+        eventually("it is served", lambda: door.certificate() == fresh)
+        self.assertEqual(self.events(door.relay, "tls_reload_failed"), [])
 
 
 class ManagerTests(TLSTestCase):
