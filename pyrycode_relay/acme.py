@@ -67,6 +67,8 @@ _FAILURES: Final[Mapping[type[Exception], tuple[str, float]]] = {
     josepy.errors.Error: _NONSENSE,
     ValueError: _NONSENSE,
     LookupError: _NONSENSE,
+    TypeError: _NONSENSE,
+    AttributeError: _NONSENSE,
     OSError: ("--acme-ca-file cannot be read any more", REFUSED),
 }
 """What the libraries raise, the special before the general, and what becomes of it."""
@@ -347,6 +349,8 @@ def _seconds(retry_after: str) -> float:
     """Return the seconds that a Retry-After asks for; 0 for none, or none that can be read."""
     try:
         return float(int(retry_after))
+    except OverflowError:
+        return 0.0
     except ValueError:
         pass
     try:
