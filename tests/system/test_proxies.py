@@ -121,17 +121,20 @@ def need(program: str) -> str:
     return path
 
 
-def recipe(beginning: str) -> str:
-    """Return the file that docs/operations.md shows behind a line with this beginning."""
-    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    lines = manual.partition(f"    # {beginning}")[2].splitlines()[1:]
+MANUAL = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SETTINGS = "/etc/pyrycode-relay/relay.toml"
+
+
+def recipe(head: str) -> str:
+    """Return the file that the manual shows behind a comment that begins with ``head``."""
+    lines = re.split(rf"(?m)^    # {re.escape(head)}(?=$|;)", MANUAL)[1].splitlines()[1:]
     block = []
     for line in lines:
-        if line and not line.startswith("    "):
+        if (line and not line.startswith("    ")) or line.startswith("    # /"):
             break
         block.append(line)
     text = textwrap.dedent("\n".join(block))
-    assert text.strip(), beginning
+    assert text.strip(), head
     return text
 
 
@@ -438,25 +441,6 @@ class ClientTests(ProxiesTestCase):
         self.assertEqual(set(self.remotes(relay)), {HERE, "unix"})
 
 
-class UnitTests(ProxiesTestCase):
-    """The manual's unit for a relay behind a proxy."""
-
-    def test_unit(self) -> None:
-        """systemd has nothing to say against it, and what it starts takes its options."""
-        text = change(
-            recipe("/etc/systemd/system/pyrycode-relay.service"),
-            ("/opt/pyrycode-relay/bin/twistd", str(TWISTD)),
-        )
-        unit = self.directory / "pyrycode-relay.service"
-        unit.write_text(text)
-        run = self.child(need("systemd-analyze"), "verify", "--man=no", unit)
-        self.assertEqual((run.wait(), run.output() + run.errors()), (0, ""))
-        command = re.findall(r"ExecStart=((?:.*\\\n)*.*)", text)[0].replace("\\\n", "").split()
-        run = self.child(*command, "--check-config")
-        self.assertEqual((run.wait(), run.errors()), (0, ""))
-        self.assertRegex(run.output(), r"trusted-proxy = .*127\.0\.0\.1")
-
-
 class ForwardedTests(ProxiesTestCase):
     """Addresses in the request, from bare sockets."""
 
@@ -595,49 +579,62 @@ class RealProxyTests(ProxiesTestCase):
         except OSError:
             return False
 
-    def test_haproxy(self) -> None:
-        """HAProxy passes on TLS that the relay ends; its health checks are no lines in the log."""
-        relay = self.proxied()
+    def recommended(self, head: str, *changes: tuple[str, str], **more: Any) -> Relay:
+        """Start a relay with the manual's settings, and with a plain listener besides."""
+        path = self.directory / "relay.toml"
+        path.write_text(change(recipe(f"{SETTINGS} {head}"), *changes))
+        return self.relay(f"--config={path}", **more)
+
+    def passing_on(self, *changes: tuple[str, str]) -> tuple[Front, Relay]:
+        """Start HAProxy passing on TLS, and a relay that ends it."""
+        relay = self.recommended(
+            "behind HAProxy, with TLS",
+            (f"{HERE}:8443", f"{HERE}:0"),
+            (f'http-listen = ["{HERE}:8081"]\n', ""),
+            (
+                'domain = ["relay.example.org"]',
+                f'tls-cert = ["{self.certificate}"]\ntls-key = ["{self.key}"]',
+            ),
+            preamble=V1,
+        )
         text = change(
             recipe("/etc/haproxy/haproxy.cfg"),
             (f"{HERE}:8443", f"{HERE}:{relay.addresses()[1][1]}"),
+            ("bind :80\n", f"bind unix@{self.directory / 'challenges'}\n"),
+            *changes,
         )
-        front = self.haproxy(text)
+        return self.haproxy(text), relay
+
+    def test_haproxy(self) -> None:
+        """HAProxy passes on TLS that the relay ends; its health checks are no lines in the log."""
+        front, relay = self.passing_on()
         eventually("checks", lambda: re.search(r"relay,relay,.*,UP,.*L4OK", self.servers()))
         self.talk(front, relay)
         eventually("checks fail", lambda: re.search(r"relay,relay,.*,DOWN,", self.servers()))
 
-    def test_haproxy_passes_on_challenges(self) -> None:
-        """The lines for a CA's calls go along with the rest of the recipe."""
-        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-        more = re.search(r"    frontend acme\n(?:    .*\n|\n)*", manual)
-        assert more is not None
-        path = self.directory / "haproxy.cfg"
-        text = change(recipe("/etc/haproxy/haproxy.cfg"), ("maxconn 20000", "maxconn 100"))
-        path.write_text(text + textwrap.dedent(more[0]))
-        run = self.child(need("haproxy"), "-c", "-f", path)
-        self.assertEqual(run.wait(), 0, run.errors())
-        self.assertNotIn("WARNING", run.errors())
-
     def test_haproxy_version_1(self) -> None:
         """So it is with version 1 of the protocol."""
-        relay = self.proxied()
-        text = change(
-            recipe("/etc/haproxy/haproxy.cfg"),
-            (f"{HERE}:8443", f"{HERE}:{relay.addresses()[1][1]}"),
-            ("send-proxy-v2", "send-proxy"),
-        )
-        self.talk(self.haproxy(text), relay)
+        self.talk(*self.passing_on(("send-proxy-v2", "send-proxy")))
+
+    def test_settings(self) -> None:
+        """The settings for a certificate from a CA are taken as they are."""
+        path = self.directory / "relay.toml"
+        path.write_text(recipe(f"{SETTINGS} behind HAProxy, with TLS"))
+        run = self.child(TWISTD, "-n", "pyrycode-relay", f"--config={path}", "--check-config")
+        self.assertEqual((run.wait(), run.errors()), (0, ""))
+        for each in ("tcp:8443:", "tcp:8081:", "proxy-protocol = true"):
+            self.assertIn(each, run.output())
 
     def test_haproxy_ends_tls(self) -> None:
         """HAProxy ends TLS, and its header is before plain HTTP."""
         pem = self.directory / "both.pem"
         pem.write_bytes(self.certificate.read_bytes() + self.key.read_bytes())
-        relay = self.proxied()
-        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-        bind, server = re.findall(r"    (bind :443 ssl .*|server relay 127.0.0.1:8080 .*)", manual)
+        relay = self.recommended(
+            "behind HAProxy", (f"{HERE}:8080", f"{HERE}:0"), listen=None, preamble=V1
+        )
+        bind, server = re.findall(r"    (bind :443 ssl .*|server relay 127.0.0.1:8080 .*)", MANUAL)
         text = change(
-            recipe("/etc/haproxy/haproxy.cfg"),
+            recipe("/etc/haproxy/haproxy.cfg").partition("frontend challenges")[0],
             ("bind :443", bind),
             (f"server relay {HERE}:8443 send-proxy-v2 check", server),
             (f"{HERE}:8080", f"{HERE}:{relay.port}"),
@@ -653,7 +650,7 @@ class RealProxyTests(ProxiesTestCase):
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         place.bind((HERE, 0))
         port = place.getsockname()[1]
-        relay = self.relay(f"--trusted-proxy={HERE}")
+        relay = self.recommended("behind nginx", (f"{HERE}:8080", f"{HERE}:0"), listen=None)
         server = change(
             recipe("/etc/nginx/conf.d/relay.conf"),
             ("listen 443 ssl", f"listen {HERE}:{port} reuseport ssl"),
