@@ -15,7 +15,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from pyrycode_relay import codes
 from pyrycode_relay.codes import Close, Refusal
-from pyrycode_relay.events import Event
+from pyrycode_relay.events import FIELDS, Event
 from pyrycode_relay.metrics import Metrics, Watched
 from pyrycode_relay.probe import command
 from pyrycode_relay.service import RelayService
@@ -302,6 +302,33 @@ class ReferenceTests(Cases):
             r"`((?:tests|docs|deploy|examples|benchmarks)/[\w./-]+)`", PAGES[page]
         ):
             self.assertTrue((ROOT / name).exists(), name)
+
+
+class AdviceTests(Cases):
+    """``docs/troubleshooting.md`` is there for whatever happens, and speaks of what there is."""
+
+    page = PAGES["docs/troubleshooting.md"]
+
+    def test_alerts(self) -> None:
+        """Every alert has its place there."""
+        rules = (ROOT / "deploy" / "prometheus" / "pyrycode-relay.rules.yml").read_text()
+        alerts = set(re.findall(r"alert: (\w+)", rules))
+        self.assertTrue(alerts)
+        self.assertEqual(set(re.findall(r"\bRelay[A-Z]\w+", self.page)), alerts)
+
+    def test_reasons(self) -> None:
+        """Every close that is not the peer's own doing is explained by its reason."""
+        for close in CLOSES:
+            if close.code == 1011 or close.code >= 4000:
+                self.assertIn(str(close.code), self.page)
+                self.assertIn(close.reason, self.page)
+
+    def test_events(self) -> None:
+        """What stands there like an event of the log is one."""
+        labels = {event.label for event in Event}
+        words = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", self.page))
+        known = labels | FIELDS | set(exported()) | {"nr_throttled"}
+        self.assertEqual(words - known, set())
 
 
 def anchors(page: str) -> set[str]:
