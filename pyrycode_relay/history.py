@@ -86,13 +86,14 @@ class History:
         self.lag.observe(late)
         self._worst = max(self._worst, late)
         self._beats += 1
+        self._plan()
         if self._beats % BEATS == 0:
             self._take()
-        self._plan()
 
     def _take(self) -> None:
         now = self._clock.seconds()
-        self._samples.append((now, self._since(self._marks[-1])))
+        sample = self._since(self._marks[-1])
+        self._samples.append((now, tuple(round(value, 4) for value in sample)))
         self._marks.append((now, self._read()))
         self._worst = 0.0
 
@@ -118,5 +119,5 @@ class History:
         offset = wall - self._clock.seconds()
         columns = {"time": [round(time + offset, 1) for time, _ in self._samples]}
         for index, name in enumerate(SERIES):
-            columns[name] = [round(values[index], 4) for _, values in self._samples]
+            columns[name] = [values[index] for _, values in self._samples]
         return columns

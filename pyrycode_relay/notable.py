@@ -20,6 +20,9 @@ from pyrycode_relay.events import Event, Level
 KEPT: Final = 8
 """Entries kept of each kind of event: no kind, however often it comes, displaces another."""
 
+MAX_REASON: Final = 200
+"""Characters of a reason: the longest of our own; one of a CA's can be of any length."""
+
 _KEY_BYTES: Final = 32
 _HASH_BYTES: Final = 4
 """Eight hex digits: enough to tell apart the few server-ids on a page."""
@@ -61,7 +64,8 @@ class Notable:
             return
         if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _GIVEN_UP:
             return
-        server, reason = self._pseudonym(fields.get("server_id")), str(fields.get("reason", ""))
+        server = self._pseudonym(fields.get("server_id"))
+        reason = str(fields.get("reason", ""))[:MAX_REASON]
         kind = self._kinds.setdefault(event, OrderedDict())
         entry = kind.pop((server, reason), None)
         if entry is None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 
 from pyrycode_relay import addresses, config_file
 from pyrycode_relay.config_file import ConfigFile
@@ -126,14 +126,11 @@ def is_loopback(address: str) -> bool:
 
     What cannot be told, as of a socket that a service manager passes on, is not.
     """
-    kind, _, rest = endpoint_string(address).partition(":")
-    if kind == "unix":
+    endpoint = serverFromString(None, endpoint_string(address))
+    if isinstance(endpoint, UNIXServerEndpoint):
         return True
-    interface = re.search(r"(?:^|:)interface=((?:\\.|[^:\\])+)", rest)
-    if kind not in {"tcp", "ssl"} or interface is None:
-        return False
     try:
-        return ipaddress.ip_address(interface[1].replace("\\", "")).is_loopback
+        return ipaddress.ip_address(getattr(endpoint, "_interface", "")).is_loopback
     except ValueError:
         return False
 

@@ -352,6 +352,19 @@ class OptionTests(CommandLineTestCase):
 class ListenerTests(CommandLineTestCase):
     """Where a relay can listen, and what happens when it cannot."""
 
+    def test_metrics_on_a_port_in_use(self) -> None:
+        """It is one sentence as well, and nothing that was bound for it stays."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            run = self.twistd(self.listen, f"--metrics-listen=127.0.0.1:{port}")
+        self.refused(run, f"metrics on 127.0.0.1:{port}: Address already in use", output=True)
+
+    def test_metrics_for_others(self) -> None:
+        """Beyond this machine they are served only with leave, and then they are."""
+        self.refused(self.twistd(self.listen, "--metrics-listen=0.0.0.0:0"), "--metrics-allow")
+        relay = self.relay("--metrics-listen=0.0.0.0:0", "--metrics-allow-remote")
+        self.assertIn("metrics_served listen=0.0.0.0:", relay.log())
+
     def test_a_port_in_use(self) -> None:
         """It is one sentence with the reason; what was bound before can be bound again."""
         first = f"--insecure-listen=unix:{self.directory}/first"

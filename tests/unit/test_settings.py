@@ -366,6 +366,47 @@ class TLSTests(SettingsCase):
         self.assertEqual(len(self.refused(domain=wrong)), len(wrong))
 
 
+class MetricsListenTests(SettingsCase):
+    def test_default(self) -> None:
+        """Without a word it is a port of loopback; empty, it is off."""
+        self.assertEqual(read().metrics_listen, "127.0.0.1:9090")
+        self.assertEqual(read(metrics_listen="").metrics_listen, "")
+        self.assertFalse(read().metrics_allow_remote)
+
+    @cases(
+        {
+            "ipv4": ("127.0.0.1:9090",),
+            "another": ("127.8.9.1:0",),
+            "ipv6": ("[::1]:9090",),
+            "unix": ("unix:/run/relay/metrics",),
+            "tcp": ("tcp:9090:interface=127.0.0.1",),
+            "tcp_ipv6": (r"tcp6:9090:interface=\:\:1",),
+        }
+    )
+    def test_loopback(self, address: str) -> None:
+        """Where nobody else can reach it, it needs no leave."""
+        self.assertEqual(read(metrics_listen=address).metrics_listen, address)
+
+    @cases(
+        {
+            "every": (":9090",),
+            "every_ipv4": ("0.0.0.0:9090",),
+            "every_ipv6": ("[::]:9090",),
+            "mapped": ("[::ffff:192.0.2.7]:9090",),
+            "own": ("192.0.2.7:9090",),
+            "tcp": ("tcp:9090",),
+            "tcp_own": ("tcp:9090:interface=192.0.2.7",),
+            "twice": ("tcp:9090:interface=127.0.0.1:interface=192.0.2.7",),
+        }
+    )
+    def test_remote(self, address: str) -> None:
+        """Where others can, or might, it is a sentence with the fix; with leave, it is taken."""
+        [problem] = self.problems({"metrics-listen": address})
+        self.assertIn(f"--metrics-listen is {address!r}", problem)
+        self.assertIn("--metrics-allow-remote", problem)
+        read(metrics_listen=address, metrics_allow_remote="yes")
+
+
 class ListenTests(SettingsCase):
     @cases(
         {
