@@ -326,15 +326,15 @@ class Metrics:
 
     def reading(self) -> Reading:
         """Return what the status page's charts are made of."""
-        registry, phones = self._exchange.registry, self._exchange.tally.phones
+        registry, traffic = self._exchange.registry, self._exchange.tally.phones.traffic()
         return Reading(
             binaries=registry.binaries,
             phones=registry.phones,
             queue_bytes=self._exchange.ledger.total,
-            frames_to_binaries=phones.frames_in,
-            frames_to_phones=phones.frames_out,
-            bytes_to_binaries=phones.bytes_in,
-            bytes_to_phones=phones.bytes_out,
+            frames_to_binaries=traffic.frames_in,
+            frames_to_phones=traffic.frames_out,
+            bytes_to_binaries=traffic.bytes_in,
+            bytes_to_phones=traffic.bytes_out,
             refusals=sum(self.refusals().values()),
         )
 
@@ -389,20 +389,20 @@ class Metrics:
         )
 
     def _traffic(self) -> Iterator[Metric]:
-        phones = self._exchange.tally.phones
+        traffic = self._exchange.tally.phones.traffic()
         yield _counters(
             "frames_forwarded",
             "Frames taken to be forwarded, by direction.",
             "direction",
-            phone_to_binary=phones.frames_in,
-            binary_to_phone=phones.frames_out,
+            phone_to_binary=traffic.frames_in,
+            binary_to_phone=traffic.frames_out,
         )
         yield _counters(
             "bytes_forwarded",
             "Bytes of those frames, without envelopes.",
             "direction",
-            phone_to_binary=phones.bytes_in,
-            binary_to_phone=phones.bytes_out,
+            phone_to_binary=traffic.bytes_in,
+            binary_to_phone=traffic.bytes_out,
         )
 
     def _queues(self) -> Iterator[Metric]:

@@ -15,7 +15,6 @@ from pyrycode_relay.envelope import is_json
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.outbox import Frame
-from pyrycode_relay.tally import PhoneTally
 from pyrycode_relay.wire import RelayFactory, RelayProtocol, refusing_bugs
 
 if TYPE_CHECKING:
@@ -32,7 +31,15 @@ _REFUSED = {
 class PhoneProtocol(RelayProtocol):
     """A phone's connection."""
 
-    __slots__ = ("frames", "octets", "phone", "server_id", "since")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "frames_in",
+        "frames_out",
+        "phone",
+        "server_id",
+        "since",
+    )
 
     backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
@@ -44,8 +51,10 @@ class PhoneProtocol(RelayProtocol):
         """The phone's place; None before it is registered and after it has ended."""
         self.server_id = ""
         self.since = 0.0
-        self.frames = 0
-        self.octets = 0
+        self.frames_in = 0
+        self.bytes_in = 0
+        self.frames_out = 0
+        self.bytes_out = 0
 
     @property
     def _exchange(self) -> Exchange:
@@ -74,6 +83,7 @@ class PhoneProtocol(RelayProtocol):
             return
         self.phone = outcome.phone
         self.since = exchange.clock.seconds()
+        exchange.tally.phones.enter(self)
         exchange.observer.saw(
             Event.PHONE_REGISTERED,
             server_id=self.server_id,
@@ -98,22 +108,14 @@ class PhoneProtocol(RelayProtocol):
             )
             self.close(codes.NOT_JSON)
             return
-        size = len(payload)
-        self.frames += 1
-        self.octets += size
-        tally = self.factory.tally
-        tally.frames_in += 1
-        tally.bytes_in += size
+        self.frames_in += 1
+        self.bytes_in += len(payload)
         phone.send(payload)
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
-        size = len(frame)
-        self.frames += 1
-        self.octets += size
-        tally = self.factory.tally
-        tally.frames_out += 1
-        tally.bytes_out += size
+        self.frames_out += 1
+        self.bytes_out += len(frame)
         if self.writable and not self.outbox.cost:
             self.send(frame)
             return True
@@ -132,6 +134,7 @@ class PhoneProtocol(RelayProtocol):
         phone, self.phone = self.phone, None
         if phone is None:
             return
+        exchange.tally.phones.leave(self)
         exchange.registry.unregister(phone, close_code)
         exchange.observer.saw(
             Event.PHONE_UNREGISTERED,
@@ -139,8 +142,8 @@ class PhoneProtocol(RelayProtocol):
             conn_id=phone.conn_id,
             close_code=close_code,
             duration=round(exchange.clock.seconds() - self.since, 3),
-            frames=self.frames,
-            bytes=self.octets,
+            frames=self.frames_in + self.frames_out,
+            bytes=self.bytes_in + self.bytes_out,
             reason=reason,
         )
 
@@ -159,6 +162,5 @@ class PhoneFactory(RelayFactory):
             exchange.poller,
             exchange.tally.phones,
         )
-        self.tally: PhoneTally = exchange.tally.phones
         self.exchange = exchange
         self.gate = gate

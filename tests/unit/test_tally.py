@@ -1,4 +1,4 @@
-"""Tallies: histograms, and pauses whose sum never goes down."""
+"""Tallies: histograms, the traffic of phones, and pauses whose sum never goes down."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.tally import Histogram, Pauses
+from pyrycode_relay.tally import Histogram, Pauses, PhoneTally
 from tests.unit.bench import Cases, examples
 
 
@@ -31,6 +31,38 @@ class HistogramTests(Cases):
         for value in values:
             expected[bisect_left((0.5, 1.0, 10.0), value)] += 1
         self.assertEqual(histogram.counts, expected)
+
+
+class Talker:
+    """Stands in for a phone's connection."""
+
+    def __init__(self) -> None:
+        self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = 0
+
+    def talk(self, size: int) -> None:
+        self.frames_in += 1
+        self.bytes_in += size
+        self.frames_out += 2
+        self.bytes_out += 3 * size
+
+
+class TrafficTests(Cases):
+    @examples(100)
+    @given(st.lists(st.tuples(st.sampled_from(["come", "talk", "go"]), st.integers(0, 99))))
+    def test_sum(self, steps: list[tuple[str, int]]) -> None:
+        """Whoever comes, talks and goes in whatever order, the sum is of all that was said."""
+        tally, present, said = PhoneTally(), list[Talker](), list[int]()
+        for step, number in steps:
+            if step == "come":
+                present.append(Talker())
+                tally.enter(present[-1])
+            elif present and step == "talk":
+                present[number % len(present)].talk(number)
+                said.append(number)
+            elif present:
+                tally.leave(present.pop(number % len(present)))
+            expected = (len(said), sum(said), 2 * len(said), 3 * sum(said))
+            self.assertEqual(tally.traffic(), expected)
 
 
 class PauseTests(Cases):
