@@ -159,6 +159,8 @@ class Dial:
                 verified=trust.verify_mode is ssl.CERT_REQUIRED,
                 **certificate(tls.getpeercert(binary_form=True)),
             )
+        except ValueError as error:
+            raise ProbeError(Status.TLS, "The certificate cannot be read.") from error
         finally:
             # Politely would mean to wait for the peer.
             writer.transport.abort()

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+_NAMES_SHOWN: Final = 8
+"""Names of a certificate that people are shown; there may be hundreds, and JSON has them all."""
+
 
 class Status(enum.IntEnum):
     """The exit statuses. They are part of the interface: scripts branch on them."""
@@ -153,7 +156,9 @@ def _certificate(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "cipher", found["cipher"]
     if "issuer" in found:
         yield "issuer", found["issuer"]
-        yield "names", ", ".join(found["names"]) or "none"
+        names = found["names"]
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        yield "names", (", ".join(names[:_NAMES_SHOWN]) or "none") + more
         yield "until", f"{found['not_after']}, {found['days_left']} days left"
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from twisted.trial.unittest import SkipTest
-
-from pyrycode_relay.settings import DOMAIN, OPTIONS, PATH
-from tests.system.harness import TWISTD, SystemTestCase
+from pyrycode_relay.settings import DOMAIN, FILE_OR_NONE, OPTIONS, PATH
+from tests.system.harness import TWISTD, SystemTestCase, cannot
 
 _OFFERS = """
 _arguments() { print -rl -- "$@"; return 1; }
@@ -23,7 +21,7 @@ class CompletionTests(SystemTestCase):
         """Return what zsh makes of the script for a command line, one action each."""
         zsh = shutil.which("zsh")
         if zsh is None:
-            raise SkipTest("needs zsh")
+            cannot("needs zsh")
         script = self.directory / "offers"
         script.write_text(f'f() {{{_OFFERS}}}\nf {TWISTD} "$@"\nexit 0\n', encoding="utf-8")
         child = self.child(zsh, "-f", script, *words)
@@ -51,7 +49,7 @@ class CompletionTests(SystemTestCase):
             action = line.rpartition(":")[2]
             if option.kind.words:
                 self.assertEqual(action, f"({' '.join(option.kind.words)})")
-            elif option.kind is PATH:
+            elif option.kind in {PATH, FILE_OR_NONE}:
                 self.assertTrue(action.startswith("_files"), line)
             else:
                 self.assertEqual(action, "_hosts" if option.kind is DOMAIN else "")

@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest
-
-from tests.system.harness import ROOT, SystemTestCase
+from tests.system.harness import ROOT, SystemTestCase, cannot
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = ("unshare", "chroot", "setpriv", "ip", "mount")
@@ -211,12 +209,12 @@ class ImageTests(SystemTestCase):
         super().setUp()
         missing = [tool for tool in TOOLS if shutil.which(tool) is None]
         if os.geteuid() or missing:
-            raise SkipTest(f"needs root and {', '.join(missing) or 'namespaces'}")
+            cannot(f"needs root and {', '.join(missing) or 'namespaces'}")
         trial = subprocess.run(
             ["unshare", "--mount", "--net", "true"], capture_output=True, check=False
         )
         if trial.returncode:
-            raise SkipTest("needs a kernel that lets this process have namespaces")
+            cannot("needs a kernel that lets this process have namespaces")
 
     def test_image(self) -> None:
         """It builds, serves with nothing to write to, is healthy, and drains when told to stop."""

@@ -16,14 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest
-
 from tests.ca import Authority
 from tests.system.harness import (
     DEADLINE,
     ROOT,
     TWISTD,
     SystemTestCase,
+    cannot,
     clean_environment,
     eventually,
 )
@@ -77,7 +76,7 @@ class UnitTests(SystemTestCase):
     def analyze(self, kinds: str, *arguments: str) -> str:
         """Have systemd look at copies of the units that name this machine's twistd."""
         if shutil.which("systemd-analyze") is None:
-            raise SkipTest("needs systemd")
+            cannot("needs systemd")
         for unit in UNITS.iterdir():
             text = unit.read_text(encoding="utf-8")
             copy = self.directory / unit.name
@@ -141,7 +140,7 @@ class ServiceTests(SystemTestCase):
     def setUp(self) -> None:
         super().setUp()
         if os.geteuid() or shutil.which("setpriv") is None:
-            raise SkipTest("needs root, to start the service as another user")
+            cannot("needs root, to start the service as another user")
         self.directory.chmod(0o755)
         self.manager = Manager(self.directory / "notify")
         self.addCleanup(self.manager.close)
