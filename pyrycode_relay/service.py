@@ -212,15 +212,18 @@ class RelayService(Service):
             self.ports.append(self._open(address, factory, "Cannot listen on"))
         if self.admin is not None:
             address = self.settings.metrics_listen
-            self.admin_port = self._open(address, self.admin, "Cannot serve metrics on")
+            fix = "; give --metrics-listen another address, or an empty one"
+            self.admin_port = self._open(address, self.admin, "Cannot serve metrics on", fix)
         super().privilegedStartService()
 
-    def _open(self, address: str, factory: IProtocolFactory, problem: str) -> IListeningPort:
+    def _open(
+        self, address: str, factory: IProtocolFactory, problem: str, fix: str = ""
+    ) -> IListeningPort:
         try:
             return self._listen(address, factory)
         except Exception as error:
             self._close_ports()
-            raise ListenError(f"{problem} {address}: {_cause(error)}.") from error
+            raise ListenError(f"{problem} {address}: {_cause(error)}{fix}.") from error
 
     def _close_ports(self) -> None:
         """Close what was opened before the reactor runs, which stopListening waits for."""

@@ -343,6 +343,7 @@ function showRoom(data) {
 let charts = [];
 let fresh = null; // when the last answer came, by this machine's clock, and by the relay's
 let reachable = true;
+let version = null; // of the relay that this page is from
 
 function show(data) {
   if (!charts.length) charts = CHARTS.map((chart) => new Chart(chart));
@@ -399,13 +400,19 @@ async function ask() {
     return;
   }
   find(data);
+  // After an upgrade of the relay, its own page is the one to show.
+  if (version !== null && version !== data.version) location.reload();
+  version = data.version;
   show(data);
 }
 
 async function keepAsking() {
-  if (!document.hidden) await ask();
-  showAge();
-  setTimeout(keepAsking, EVERY);
+  try {
+    if (!document.hidden) await ask();
+    showAge();
+  } finally {
+    setTimeout(keepAsking, EVERY);
+  }
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || ask());

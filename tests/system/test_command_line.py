@@ -357,7 +357,8 @@ class ListenerTests(CommandLineTestCase):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             run = self.twistd(self.listen, f"--metrics-listen=127.0.0.1:{port}")
-        self.refused(run, f"metrics on 127.0.0.1:{port}: Address already in use", output=True)
+        sentence = f"metrics on 127.0.0.1:{port}: Address already in use; give --metrics-listen"
+        self.refused(run, sentence, output=True)
 
     def test_metrics_for_others(self) -> None:
         """Beyond this machine they are served only with leave, and then they are."""

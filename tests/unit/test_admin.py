@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,18 @@ class HostTests(Cases):
         name = host.strip().lower().partition(":")[0]
         if local and not name.startswith("[") and any(each.isalpha() for each in name):
             self.assertTrue(name == "localhost" or name.endswith(".localhost"))
+
+
+class ChartLibraryTests(Cases):
+    def test_version(self) -> None:
+        """The version that the page is served with is the one that the documents name."""
+        static = files("pyrycode_relay").joinpath("static")
+        script = static.joinpath("uPlot.iife.min.js").read_text(encoding="utf-8")
+        found = re.match(r"/\*! https://github.com/leeoniya/uPlot \(v([\d.]+)\) \*/", script)
+        assert found is not None
+        page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+        self.assertIn(f"uPlot {found[1]} ", page)
+        self.assertIn("MIT License", static.joinpath("uPlot.LICENSE").read_text(encoding="utf-8"))
 
 
 class WordTests(Cases):
