@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import signal
 import subprocess
+import time
 from typing import Any
 
 from selenium.webdriver.common.keys import Keys
 from websockets.asyncio.client import ClientConnection
 
+from tests.ca import Authority
 from tests.system.browser import Browser
 from tests.system.harness import (
     DEADLINE,
@@ -205,6 +209,9 @@ class MetricsTests(SystemTestCase):
             check=True,
         ).stdout
 
+    def scrape(self, url: str) -> str:
+        return self.curl(f"{url}/metrics")
+
     def test_scrape(self) -> None:
         """What Prometheus reads changes with what happens; the process's own numbers are right."""
         relay = self.relay(METRICS)
@@ -228,6 +235,31 @@ class MetricsTests(SystemTestCase):
         found = re.search(r"^process_resident_memory_bytes (\S+)$", self.curl(url), re.MULTILINE)
         assert found is not None
         self.assertLess(abs(float(found[1]) / relay.rss() - 1), 0.2)
+
+    def test_certificate(self) -> None:
+        """With TLS there is when the certificate ends, and whether the last reading went well."""
+        issued = Authority().issue("relay.test")
+        certificate, key = self.directory / "chain.pem", self.directory / "key.pem"
+        issued.store(certificate, key)
+        tls = (f"--tls-cert={certificate}", f"--tls-key={key}", "--tls-listen=127.0.0.1:0")
+        relay = self.relay(METRICS, *tls)
+        url = f"http://127.0.0.1:{metrics_port(relay)}"
+
+        def value(name: str) -> float:
+            found = re.search(rf"^pyrycode_relay_certificate_{name} (\S+)$", self.scrape(url), re.M)
+            assert found is not None, name
+            return float(found[1])
+
+        end = issued.chain[0].not_valid_after_utc.timestamp()
+        self.assertEqual(value('not_after_seconds{name="relay.test"}'), end)
+        self.assertEqual(value("reload_ok"), 1)
+        self.assertLess(abs(value("reload_seconds") - time.time()), DEADLINE)
+        shown = json.loads(self.curl(f"{url}/status.json"))["certificate"]
+        self.assertEqual((shown["not_after"], shown["last_reload_ok"]), (end, True))
+        key.write_text("no key any more", encoding="utf-8")
+        relay.signal(signal.SIGHUP)
+        eventually("the fault shows", lambda: value("reload_ok") == 0)
+        self.assertEqual(value('not_after_seconds{name="relay.test"}'), end)
 
     def test_unix_socket(self) -> None:
         """It can be a UNIX socket, which needs no leave to be served on."""
