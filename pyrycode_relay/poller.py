@@ -103,7 +103,12 @@ class Poller(_DisconnectSelectableMixin):
     # For the connections
 
     def run(self, call: Callable[..., None], *args: object) -> None:
-        """Call ``call`` as a batch of its own, or as part of the one that is under way."""
+        """Call ``call`` as a batch of its own, or as part of the one that is under way.
+
+        What has to be written by a transport at the end of a batch of its own waits for the
+        reactor: a transport may lose its connection as it writes, and whoever calls may stand
+        in the midst of it.
+        """
         if self.busy:
             call(*args)
             return
@@ -111,7 +116,7 @@ class Poller(_DisconnectSelectableMixin):
         try:
             call(*args)
         finally:
-            self._finish()
+            self._finish(self._wait_to_write)
 
     def gather(self, gatherer: Gatherer) -> None:
         """Have ``gatherer`` flushed at the end of the batch that is under way."""
@@ -131,7 +136,7 @@ class Poller(_DisconnectSelectableMixin):
                 if descriptor is not None:
                     self._serve(descriptor, events)
         finally:
-            self._finish()
+            self._finish(self._write)
 
     def _serve(self, descriptor: Any, events: int) -> None:
         why: object = None
@@ -155,14 +160,14 @@ class Poller(_DisconnectSelectableMixin):
         except Exception:
             _bugs.failure("a bug in taking note of a lost connection")
 
-    def _finish(self) -> None:
+    def _finish(self, write: Callable[[IWriteDescriptor], None]) -> None:
         """Write what the batch has gathered, and end it."""
         try:
             while self._gatherers or self._writers:
                 while self._gatherers:
                     self._flush(self._gatherers.pop())
                 for writer in [*self._writers]:
-                    self._write(writer)
+                    write(writer)
         finally:
             self.busy = False
 
@@ -179,8 +184,11 @@ class Poller(_DisconnectSelectableMixin):
             return
         self._serve(writer, _WRITE)
         if writer in self._writers:
-            del self._writers[writer]
-            self._poll_for(writer, self._polled.get(writer.fileno(), 0) | _WRITE)
+            self._wait_to_write(writer)
+
+    def _wait_to_write(self, writer: IWriteDescriptor) -> None:
+        del self._writers[writer]
+        self._poll_for(writer, self._polled.get(writer.fileno(), 0) | _WRITE)
 
     # For the transports
 
@@ -221,12 +229,12 @@ class Poller(_DisconnectSelectableMixin):
             del self._polled[number], self._descriptors[number]
             self._epoll.unregister(number)
             return
-        self._polled[number] = events
         if before:
             self._epoll.modify(number, events)
         else:
-            self._descriptors[number] = descriptor
             self._epoll.register(number, events)
+            self._descriptors[number] = descriptor
+        self._polled[number] = events
 
     def removeAll(self) -> list[Any]:
         """Poll for nothing any more, and return what was polled."""

@@ -633,7 +633,8 @@ class RelayProtocol(WebSocketServerProtocol):
             self._rearm_heartbeat()
         if self._on_life is not None:
             self._answer_probe(True)
-        if self.failedByMe:
+        if self.failedByMe or self.state == self.STATE_CLOSED:
+            # TLS still reads, for the peer's close_notify; Autobahn would keep what else comes.
             return
         try:
             self._consume(data)
@@ -932,6 +933,11 @@ class RelayProtocol(WebSocketServerProtocol):
         self.writable = True
         self.outbox.written()
         self._show_life()
+        low = _descriptor(self.transport)
+        if low is not None and low.disconnecting:
+            # TLS has ended below us, and its socket is closed when nobody has more to write.
+            self.unregisterProducer()
+            return
         self.factory.poller.run(self._write_on)
 
     def _write_on(self) -> None:

@@ -153,6 +153,7 @@ class PollerTests(SynchronousTestCase):
         end = self.end()
         size = 4 * 2**20
         self.poller.run(end.write, bytes(size))
+        self.poller.doRead()
         self.assertTrue(end.unwritten)
         self.assertEqual(self.poller.getWriters(), [end])
         came = 0
@@ -175,6 +176,26 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual(self.poller.getWriters(), [end])
         self.poller.doRead()
         self.assertEqual(end.far.recv(10), b"later")
+
+    def test_nobody_is_lost_under_a_call(self) -> None:
+        """A transport that writes, and finds its peer gone, is lost when the caller has returned.
+
+        The caller may be what the transport serves, in the midst of its input.
+        """
+        end = self.end()
+        end.far.close()
+        self.poller.run(end.write, b"x")
+        self.assertEqual(end.lost, [])
+        self.poller.removeReader(end)
+        self.poller.doRead()
+        self.assertEqual(end.lost, [ConnectionLost])
+
+    def test_what_cannot_be_polled(self) -> None:
+        """A descriptor that epoll refuses leaves no trace."""
+        end = self.end()
+        end.close()
+        self.assertRaises(ValueError, self.poller.addReader, end)
+        self.assertEqual((self.poller.getReaders(), self.poller.removeAll()), ([], []))
 
     def test_gatherers(self) -> None:
         """Gatherers are flushed at the end of the outermost batch; a bug costs its own."""
@@ -215,6 +236,7 @@ class PollerTests(SynchronousTestCase):
             raise RuntimeError("a bug")
 
         self.assertRaises(RuntimeError, self.poller.run, fail)
+        self.poller.doRead()
         self.assertEqual(end.far.recv(10), b"x")
         self.assertFalse(self.poller.busy)
 

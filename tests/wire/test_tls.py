@@ -1,0 +1,158 @@
+"""What TLS below a connection changes: when its socket is read, and when it is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import ssl
+import tempfile
+from pathlib import Path
+from typing import ClassVar, cast
+
+from pyrycode_relay.certificates import Files, Pair
+from pyrycode_relay.site import Site
+from pyrycode_relay.tls import Certificates, TLSFactory
+from tests.ca import Authority
+from tests.wire.harness import (
+    Headers,
+    Peer,
+    Relay,
+    WireTest,
+    binary_headers,
+    frame,
+    phone_headers,
+    upgrade_request,
+)
+
+AUTHORITY = Authority()
+
+
+class Secure(Peer):
+    """Somebody with a TLS connection to the relay; ``plain`` is what was read through it."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(relay, "192.0.2.99")
+        self.plain = bytearray()
+        self.closed = False
+        """Whether the relay has ended TLS in order."""
+        context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, server_hostname="relay.test")
+
+    def shake_hands(self) -> None:
+        """Do the handshake; the last of it leaves with what is said first."""
+        done = False
+        while not done:
+            assert not self.gone, "the handshake has failed"
+            try:
+                self.tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                self.send(self._out.read())
+
+    def say(self, data: bytes) -> None:
+        """Send ``data`` through TLS."""
+        self.tls.write(data)
+        self.send(self._out.read())
+
+    def end(self) -> None:
+        """Send a ``close_notify``."""
+        with contextlib.suppress(ssl.SSLError):  # there is none in return yet
+            self.tls.unwrap()
+        self.send(self._out.read())
+
+    def _data(self, data: bytes) -> None:
+        self._in.write(data)
+        try:
+            while piece := self.tls.read(1 << 16):
+                self.plain += piece
+            self.closed = True
+        except (ssl.SSLWantReadError, ssl.SSLError):
+            pass
+
+
+class TLSTest(WireTest):
+    """Connections over TLS, in memory."""
+
+    limits: ClassVar = {"send_buffer": 0}
+
+    def setUp(self) -> None:
+        super().setUp()
+        directory = Path(tempfile.mkdtemp(prefix="tls-"))
+        self.addCleanup(shutil.rmtree, directory)
+        pair = Pair(directory / "chain.pem", directory / "key.pem")
+        AUTHORITY.issue("relay.test").store(pair.certificate, pair.key)
+        self.certificates = Certificates([Files(pair)], (), self.relay.seen, self.relay.reactor)
+        self.certificates.load()
+
+    def dial(self) -> Secure:
+        """Connect, and say nothing."""
+        relay, peer = self.relay, Secure(self.relay)
+        factory = TLSFactory(self.certificates, relay.service.site, relay.seen, relay.reactor)
+        relay._accept(peer, cast(Site, factory))
+        return peer
+
+    def upgraded(self, path: bytes, headers: Headers, tail: bytes = b"") -> Secure:
+        """Connect and be upgraded, with ``tail`` behind the request in the same flight."""
+        peer = self.dial()
+        peer.shake_hands()
+        peer.say(upgrade_request(path, headers) + tail)
+        self.assertEqual(peer.plain[:12], b"HTTP/1.1 101")
+        return peer
+
+    def test_everything_in_one_flight(self) -> None:
+        """The last of the handshake, a request, frames, a close: answered in order and closed."""
+        binary = self.relay.binary()
+        tail = frame(1, b"1") + frame(9, b"ping") + frame(1, b"2") + frame(8, b"\x03\xe8")
+        phone = self.upgraded(b"/v1/client", phone_headers(), tail)
+        self.assertEqual(binary.messages[0][-10:], b'"frame":1}')
+        self.assertEqual(binary.messages[1][-10:], b'"frame":2}')
+        self.assertEqual(len(binary.notices), 1)
+        self.assertTrue(phone.plain.endswith(b"\r\n\r\n\x8a\x04ping\x88\x02\x03\xe8"))
+        self.assertTrue(phone.closed)
+        phone.end()
+        self.assertTrue(phone.gone)
+        self.assertFalse(phone.was_reset)
+
+    def test_nothing_is_kept_behind_the_last_frame(self) -> None:
+        """TLS reads on after a close, for the peer's ``close_notify``; all else is dropped."""
+        self.relay.binary()
+        phone = self.upgraded(b"/v1/client", phone_headers(), frame(8, b"\x03\xe8"))
+        (side,) = (each for each in self.relay.connections() if each.remote == phone.host)
+        for _ in range(20):
+            phone.say(bytes(10_000))
+        self.assertEqual(side.data, b"")
+
+    def test_peer_that_ends_tls_behind_a_backlog(self) -> None:
+        """A binary that ends TLS while much waits for it is gone as soon as that is written.
+
+        Its place is free at once, not when a heartbeat finds nobody there.
+        """
+        binary = self.upgraded(b"/v1/server", binary_headers())
+        phone = self.relay.phone()
+        binary.stop_reading()
+        for _ in range(8):
+            phone.text(b'"%s"' % (b"x" * 100_000))
+        binary.end()
+        self.assertFalse(binary.gone)
+        self.assertEqual(self.relay.counts, (1, 0, 1))
+        binary.resume_reading()
+        self.assertTrue(binary.gone)
+        self.assertFalse(binary.was_reset)
+        self.assertEqual(self.relay.counts, (0, 1, 1))
+
+    def test_socket_that_breaks_under_the_answer(self) -> None:
+        """A connection that is lost while it is being upgraded is lost in order, and quietly."""
+        self.relay.binary()
+        peer = self.dial()
+        peer.shake_hands()
+
+        def broken(_: bytes) -> int:
+            raise BrokenPipeError(errno.EPIPE, "broken")
+
+        peer.socket.send = broken  # type: ignore[assignment, method-assign]
+        peer.say(upgrade_request(b"/v1/client", phone_headers()) + frame(8, b"\x03\xe8"))
+        self.assertTrue(peer.gone)
+        self.assertEqual(self.relay.counts, (1, 0, 0))
+        self.assertEqual(self.flushLoggedErrors(), [])
