@@ -141,7 +141,7 @@ class Dial:
         except (OSError, EOFError) as error:
             raise ProbeError(Status.TLS, self._failed_tls(error)) from error
         found = self._report.steps[-1].found
-        if found["days_left"] < self._min_days:
+        if self._min_days and found["days_left"] < self._min_days:
             sentence = (
                 f"The certificate expires on {found['not_after']}, in {days(found['days_left'])}."
             )

@@ -212,6 +212,8 @@ class TLSTests(ProbeTestCase):
         found = json.loads(run.stdout)
         self.assertEqual(found["status"], Status.TLS)
         self.assertEqual(found["steps"]["tls"]["names"], ["127.0.0.1"])
+        self.assertEqual(self.probe("--insecure", url).returncode, 0)
+        self.fails(Status.TLS, "in -3 days", "--insecure", "--min-days=1", url)
 
     def test_not_yet(self) -> None:
         """One of the future is refused with a doubt about the clock."""

@@ -125,6 +125,16 @@ class ReportTests(Cases):
             },
         )
 
+    def test_many_names(self) -> None:
+        """Of a certificate with many names people are shown some, and how many more there are."""
+        names = [f"relay{number}.test" for number in range(100)]
+        self.report.begin("tls")
+        found = {"issuer": "CA", "names": names, "not_after": "2026-12-24", "days_left": 9}
+        self.report.found(version="TLSv1.3", verified=True, **found)
+        self.report.end()
+        self.assertIn("relay7.test and 92 more\n", self.report.as_text())
+        self.assertEqual(json.loads(self.report.as_json())["steps"]["tls"]["names"], names)
+
     def test_it_works(self) -> None:
         """A probe without a failure says so, and its status is 0."""
         self.report.begin("upgrade")
@@ -176,6 +186,10 @@ class CertificateTests(Cases):
                 "days_left": 12,
             },
         )
+
+    def test_no_certificate(self) -> None:
+        """What is no certificate is a `ValueError`, of which the probe makes a sentence."""
+        self.assertRaises(ValueError, certificate, b"0\x03\x02\x01\x00")
 
     def test_without_names(self) -> None:
         """A certificate without names has none."""
