@@ -129,7 +129,7 @@ class Draining(RelayCase):
         listening = self.in_thread(binary.closing)
         for phone in phones:
             ended = server_end(phone)
-            await self.until(lambda: cast(PhoneProtocol, ended).frames > 10, "talk")  # noqa: B023
+            await self.until(lambda: cast(PhoneProtocol, ended).frames_in > 10, "talk")  # noqa: B023
         started = time.monotonic()
         stopping = self.stop_relay(relay)
         self.assertEqual(GONE, tuple((await listening)[1:]))
