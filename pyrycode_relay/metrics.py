@@ -227,7 +227,8 @@ class Metrics:
         self.handshakes = Cells("tls_handshakes_failed", "TLS handshakes that came to nothing.")
         self.proxied = Cells("proxy_headers_refused", "Connections dropped for their PROXY header.")
         self.accepts = Cells(
-            "accept_failures", "Times that a listener had to wait, mostly for open files."
+            "accept_failures",
+            "Times that a listener could take no connection, mostly for want of files.",
         )
         self.orders = Cells(
             "certificate_orders", "Orders to the CA, by outcome.", outcome=("issued", "failed")
