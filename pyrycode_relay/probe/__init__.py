@@ -1,4 +1,5 @@
 """``pyrycode-relay-probe``: asks a relay, from outside, whether it does what it is for.
 
-A program of its own, on a client library that is not the relay's. Nothing else imports it.
+A program of its own, on a client library that does not share the relay's code. Nothing else
+imports it.
 """
