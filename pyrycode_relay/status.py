@@ -14,8 +14,9 @@ from twisted.internet.interfaces import IReactorTime
 from pyrycode_relay import __version__
 from pyrycode_relay.events import Event
 from pyrycode_relay.history import BEAT, BEATS, SAMPLES, SERIES, History
-from pyrycode_relay.metrics import Metrics, Watched, descriptor_limit, resident_bytes
+from pyrycode_relay.metrics import Metrics, Watched
 from pyrycode_relay.notable import Notable
+from pyrycode_relay.process import descriptor_limit, resident_bytes
 
 
 class Status:
@@ -33,7 +34,7 @@ class Status:
 
     def saw(self, event: Event, **fields: object) -> None:
         """Hear of an event."""
-        self.metrics.saw(event, **fields)
+        self.metrics.counters.saw(event, **fields)
         self.notable.saw(event, **fields)
 
     def document(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 from twisted.internet.testing import MemoryReactorClock
 
-from pyrycode_relay import metrics
-from pyrycode_relay.metrics import Cells, Descriptors
+from pyrycode_relay import process
+from pyrycode_relay.counters import Cells
+from pyrycode_relay.process import Descriptors
 from pyrycode_relay.registry import Claimed
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
@@ -57,21 +58,21 @@ class DescriptorTests(Cases):
 
     def test_older_kernels(self) -> None:
         """Where the folder has no size its files are counted aside, and nobody waits for that."""
-        self.patch(metrics.Path, "stat", lambda _: SimpleNamespace(st_size=0))
+        self.patch(process.Path, "stat", lambda _: SimpleNamespace(st_size=0))
         listing, counted_by = os.listdir, []
 
         def listdir(path: str) -> list[str]:
             counted_by.append(threading.current_thread())
             return listing(path)
 
-        self.patch(metrics.os, "listdir", listdir)
+        self.patch(process.os, "listdir", listdir)
         found = eventually("the files are counted", Descriptors().count)
         self.assertLess(abs(found - len(listing("/proc/self/fd"))), 5)
         self.assertNotIn(threading.current_thread(), counted_by)
 
     def test_no_proc(self) -> None:
         """Where there is no such folder the number is unknown."""
-        self.patch(metrics, "_DESCRIPTORS", "/nowhere/at/all")
+        self.patch(process, "_DESCRIPTORS", "/nowhere/at/all")
         self.assertEqual(Descriptors().count(), 0)
 
 

@@ -13,9 +13,10 @@ from twisted.internet.task import Clock
 import pyrycode_relay.envelope
 from pyrycode_relay.admin import ASSETS, HEADERS, MAX_WAITING
 from pyrycode_relay.admission import Admission, Capacity
+from pyrycode_relay.counters import ENVELOPE_REASONS, OUTCOMES
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.metrics import ENVELOPE_REASONS, OUTCOMES, Metrics, Watched
+from pyrycode_relay.metrics import Metrics, Watched
 from pyrycode_relay.site import Readiness
 from tests.wire.harness import (
     Answer,
