@@ -315,6 +315,17 @@ class RenewalTests(AcmeTestCase):
         self.assertEqual(self.pebble.orders(), 1)
 
 
+    def test_expired(self) -> None:
+        """A certificate that ended while the relay was down is none, and is replaced."""
+        self.cached(NAME, age=100 * DAY)
+        relay = self.acme()
+        self.assertEqual(fetch(relay.address, "/readyz")[0], 503)
+        self.pebble.start()
+        relay.signal(signal.SIGHUP)
+        self.wait_ready(relay)
+        self.handshake(relay)
+
+
 class DownTests(AcmeTestCase):
     def test_at_the_start(self) -> None:
         """Without a CA the relay is up and says what it waits for; it takes no client for fool.
