@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _MAX_FILE: Final = 2**20
 """Bytes of a file that is read: chains have a few thousand."""
+_TRIAL: Final = b"pyrycode-relay"
+"""What a key signs, to see whether it can."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(
@@ -117,6 +120,8 @@ class Certificate:
         leaf = chain[0]
         if leaf.public_key() != key.public_key():
             raise CertificateError(_mismatch(pair, chain, key))
+        if not _signs(key):
+            raise CertificateError(f"The key {pair.key} is damaged: what it signs is not valid.")
         names, addresses = _names(pair.certificate, leaf)
         if not names and not addresses:
             raise CertificateError(
@@ -208,7 +213,11 @@ def _private_key(path: Path) -> PrivateKeyTypes:
             f"chmod 600 {path}."
         )
     try:
-        return serialization.load_pem_private_key(found[0], None)
+        # The full check of an RSA key takes up to a quarter of a second, in which nobody would be
+        # served; `_signs` finds what matters in a hundredth of it.
+        return serialization.load_pem_private_key(
+            found[0], None, unsafe_skip_rsa_key_validation=True
+        )
     except TypeError:
         raise CertificateError(
             f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
@@ -219,6 +228,21 @@ def _private_key(path: Path) -> PrivateKeyTypes:
                 f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
             ) from None
         raise CertificateError(f"The key {path} is damaged, or of a kind unknown here.") from None
+
+
+def _signs(key: PrivateKeyTypes) -> bool:
+    """Whether the private part of a key belongs to its public part."""
+    try:
+        if isinstance(key, rsa.RSAPrivateKey):
+            signature = key.sign(_TRIAL, padding.PKCS1v15(), hashes.SHA256())
+            key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePrivateKey):
+            signature = key.sign(_TRIAL, ec.ECDSA(hashes.SHA256()))
+            key.public_key().verify(signature, _TRIAL, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError, InternalError):
+        return False
+    # What other kinds of keys there are have no public part that could differ.
+    return True
 
 
 def _contents(path: Path) -> tuple[bytes, int]:

@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,6 +133,16 @@ class ProblemTests(CertificateCase):
         problem = self.problem()
         self.assertIn(f"(mode {shown})", problem)
         self.assertIn(f"chmod 600 {self.pair.key}.", problem)
+
+    def test_damaged_rsa_key(self) -> None:
+        """An RSA key with the right public part and a wrong private one is refused."""
+        issued = AUTHORITY.issue("relay.example", key=rsa_key())
+        good = issued.key.private_numbers()
+        numbers = rsa.RSAPrivateNumbers(
+            good.p, good.q, good.d ^ 4, good.dmp1 ^ 4, good.dmq1 ^ 4, good.iqmp, good.public_numbers
+        )
+        bad = Issued(issued.chain, numbers.private_key(unsafe_skip_rsa_key_validation=True))
+        self.assertIn("is damaged: what it signs is not valid.", self.refused(bad))
 
     def test_passphrase(self) -> None:
         """A key with a passphrase is refused: nobody is there to type it."""
