@@ -106,7 +106,7 @@ def measure_storm(bench: Bench, given: argparse.Namespace, tls: bool) -> list[di
 
 
 def measure_growth(bench: Bench, given: argparse.Namespace, tls: bool) -> list[dict[str, Any]]:
-    """Let the crowd grow, and take the cost of a frame at each size."""
+    """Let the crowd grow, and take the cost of a frame at each size, and for few beside it."""
     job = {
         "connections": GROWTH[:2] if given.quick else GROWTH,
         "phones": CROWD_PHONES,
@@ -116,12 +116,14 @@ def measure_growth(bench: Bench, given: argparse.Namespace, tls: bool) -> list[d
         "seconds": given.seconds / 2,
     }
     steps = []
-    with bench.server("relay", tls) as server:
+    with bench.server("relay", tls) as few, bench.server("relay", tls) as server:
+        job["few"] = {"url": few.url, "pid": few.pid}
         for line in bench.load("growth", server, **job):
             if "connections" in line:
-                cost = report.middle(line["windows"], "cpu_us")
+                cost, ratio = report.growth_cost(line)
                 progress(
-                    f"{_transport(tls)} growth: {line['connections']} connections, {cost:.1f} us"
+                    f"{_transport(tls)} growth: {line['connections']} connections, {cost:.1f} us, "
+                    f"ratio {ratio:.2f}"
                 )
             else:
                 steps = line["steps"]

@@ -222,39 +222,75 @@ async def traffic(job: dict[str, Any]) -> None:
     report(**result)
 
 
+class Circle:
+    """Phones of one server that speak in turn."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.crowd = Crowd(job)
+        self.pid: int = job["pid"]
+        self.phones: int = job["phones"]
+        self.in_flight: int = job["in_flight"]
+        self.run = Run(message(job["size"]))
+        self.turn: deque[Phone] = deque()
+        self.run.turn = self.turn
+        self.binaries: list[Binary] = []
+
+    async def grow(self, connections: int) -> None:
+        """Have that many connections, and have each speak twice."""
+        ids = -(-connections // (self.phones + 1))
+        new = [(Binary(), number) for number in range(len(self.binaries), ids)]
+        await self.crowd.open_all(new)
+        self.binaries += [binary for binary, _ in new]
+        joining = [
+            (Phone(self.run), number // self.phones)
+            for number in range(len(self.turn), connections - ids)
+        ]
+        await self.crowd.open_all(joining)
+        self.turn.extend(phone for phone, _ in joining)
+        target = self.run.round_trips + max(2 * len(self.turn), 10_000)
+        self.speak()
+        await until(lambda: self.run.round_trips >= target)
+        await self.fall_silent()
+
+    def speak(self) -> None:
+        """Have as many messages under way as there shall be."""
+        self.run.going = True
+        for _ in range(self.in_flight):
+            self.turn.rotate(-1)
+            self.turn[0].speak(time.perf_counter())
+
+    async def fall_silent(self) -> None:
+        """Wait until nothing is under way any more."""
+        self.run.going = False
+        await until(lambda: not any(phone.sent for phone in self.turn))
+        check([*self.binaries, *self.turn])
+
+    async def window(self, seconds: float) -> dict[str, float]:
+        """Return what frames cost for a while."""
+        self.speak()
+        await asyncio.sleep(seconds / 4)
+        window = Window(self.run, self.pid)
+        await asyncio.sleep(seconds)
+        figures = window.close()
+        await self.fall_silent()
+        return figures
+
+
 async def growth(job: dict[str, Any]) -> None:
-    """Let phones speak in turn, more and more of them; report what a frame costs each time."""
-    crowd = Crowd(job)
-    run = Run(message(job["size"]))
-    turn: deque[Phone] = deque()
-    run.turn = turn
-    binaries: list[Peer] = []
+    """Take what a frame costs with more and more connections.
+
+    In turn with a second server that has the first number of them all the time: what else the
+    machine does meanwhile then costs both.
+    """
+    few, many = Circle(job | job["few"]), Circle(job)
+    await few.grow(job["connections"][0])
     steps = []
     for connections in job["connections"]:
-        ids = -(-connections // (job["phones"] + 1))
-        new = [(Binary(), number) for number in range(len(binaries), ids)]
-        await crowd.open_all(new)
-        binaries += [binary for binary, _ in new]
-        have = len(turn)
-        wanted = connections - ids
-        joining = [(Phone(run), number // job["phones"]) for number in range(have, wanted)]
-        await crowd.open_all(joining)
-        turn.extend(phone for phone, _ in joining)
-        run.going = True
-        for _ in range(job["in_flight"]):
-            turn.rotate(-1)
-            turn[0].speak(time.perf_counter())
-        # Every connection has spoken twice before it counts, and a new server is warm.
-        target = run.round_trips + max(2 * len(turn), 10_000)
-        await until(lambda: run.round_trips >= target)  # noqa: B023 - called at once
-        windows = []
-        for _ in range(job["windows"]):
-            window = Window(run, job["pid"])
-            await asyncio.sleep(job["seconds"])
-            windows.append(window.close())
-        run.going = False
-        await until(lambda: not any(phone.sent for phone in turn))
-        check([*binaries, *turn])
+        await many.grow(connections)
+        windows = [
+            {"few": await few.window(job["seconds"]), "many": await many.window(job["seconds"])}
+            for _ in range(job["windows"])
+        ]
         report(connections=connections, windows=windows)
         steps.append({"connections": connections, "windows": windows})
     report(steps=steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.scenarios import DRIBBLE_PIECE, GROWTH_IN_FLIGHT, TRAFFIC
+from benchmarks.scenarios import DRIBBLE_PIECE, GROWTH, GROWTH_IN_FLIGHT, TRAFFIC
 
 Findings = dict[str, Any]
 Row = dict[str, Any]
@@ -146,16 +146,15 @@ def _storm(findings: Findings) -> Iterator[str]:
 
 
 def _growth(findings: Findings) -> Iterator[str]:
-    rows = []
-    costs = growth_costs(findings)
-    for transport, connections, cost in costs:
-        first = next(each for name, _, each in costs if name == transport)
-        rows.append([transport, f"{connections:,}", f"{cost:.1f}", f"{cost / first:.2f}"])
+    rows = [
+        [transport, f"{connections:,}", f"{cost:.1f}", f"{ratio:.2f}"]
+        for transport, connections, cost, ratio in growth_costs(findings)
+    ]
     if rows:
         yield f"CPU per frame as connections grow; {GROWTH_IN_FLIGHT} frames in flight, phones in"
-        yield "turn, so that every connection is used"
+        yield f"turn, so that every connection is used; in turn with another relay that has {GROWTH[0]}"
         yield ""
-        yield from table(["transport", "connections", "relay us", "to the first"], rows)
+        yield from table(["transport", "connections", "relay us", f"to {GROWTH[0]}"], rows)
 
 
 def _dribble(findings: Findings) -> Iterator[str]:
@@ -170,10 +169,17 @@ def _dribble(findings: Findings) -> Iterator[str]:
         yield from table(["server", *(f"{size} KiB" for size in sizes)], rows)
 
 
-def growth_costs(findings: Findings) -> list[tuple[str, int, float]]:
-    """Return (transport, connections, microseconds a frame)."""
+def growth_cost(step: Row) -> tuple[float, float]:
+    """Return the microseconds of a frame, and their ratio to those with few connections."""
+    costs = [window["many"]["cpu_us"] for window in step["windows"]]
+    ratios = [each["many"]["cpu_us"] / each["few"]["cpu_us"] for each in step["windows"]]
+    return median(costs), median(ratios)
+
+
+def growth_costs(findings: Findings) -> list[tuple[str, int, float, float]]:
+    """Return (transport, connections, microseconds a frame, ratio to few connections)."""
     return [
-        (row["transport"], step["connections"], middle(step["windows"], "cpu_us"))
+        (row["transport"], step["connections"], *growth_cost(step))
         for row in findings["growth"]
         for step in row["steps"]
     ]
@@ -223,7 +229,7 @@ def _plot_growth(findings: Findings, file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 2.8), layout="constrained")
     costs = growth_costs(findings)
     for transport in _TRANSPORTS:
-        points = [(count, cost) for name, count, cost in costs if name == transport]
+        points = [(count, cost) for name, count, cost, _ in costs if name == transport]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=transport)
     axes.set_xlabel("connections")
