@@ -152,7 +152,7 @@ def _growth(findings: Findings) -> Iterator[str]:
     ]
     if rows:
         yield f"CPU per frame as connections grow; {GROWTH_IN_FLIGHT} frames in flight, phones in"
-        yield f"turn, so that every connection is used; in turn with another relay that has {GROWTH[0]}"
+        yield f"turn, so that all are used; and beside it, in turn, a relay that has {GROWTH[0]}"
         yield ""
         yield from table(["transport", "connections", "relay us", f"to {GROWTH[0]}"], rows)
 

@@ -821,10 +821,6 @@ class RelayProtocol(WebSocketServerProtocol):
         size = 0
         for part in parts:
             size += len(part)
-        if not self._stall_watched:
-            self._look()
-            self._progress = self.factory.clock.seconds()
-            self._rearm_stall()
         self._out_payload += size
         self._gather(size, text_header(size), *parts)
 
@@ -857,9 +853,7 @@ class RelayProtocol(WebSocketServerProtocol):
     def flush(self) -> None:
         """Write what was gathered, at once if nothing else waits.
 
-        Twisted's transports write when the reactor next comes round, after two system calls to
-        be told so. What the socket does not take goes that way. TLS's would gather for another
-        turn what has been gathered here, so that part of it is passed by.
+        What the socket does not take is watched from then on, for the write stall.
         """
         if not self._out:
             return
@@ -868,20 +862,44 @@ class RelayProtocol(WebSocketServerProtocol):
         self._out_size = 0
         payload, self._out_payload = self._out_payload, 0
         self._written += len(data)
-        plain = self._plain
-        if plain is None:
-            transport = self.transport
-            if isinstance(transport, TLSMemoryBIOProtocol):
-                TLSMemoryBIOProtocol.write(transport, data)
-            else:
-                transport.write(data)
-        else:
-            if plain.connected and not plain.disconnecting and not self._is_behind():
-                data = _left_by(plain, data)
-            if data:
-                plain.write(data)
+        left = self._write(data) if self._plain is None else self._write_plain(self._plain, data)
+        if left and not self._stall_watched:
+            self._look()
+            self._progress = self.factory.clock.seconds()
+            self._rearm_stall()
         if payload and not self.writable:
             self.outbox.writing(payload)
+
+    def _write_plain(self, plain: FileDescriptor, data: bytes) -> bool:
+        """Write to a socket, and say whether some of it has to wait.
+
+        Twisted's transports write when the reactor next comes round, after two system calls to
+        be told so. What the socket does not take at once goes that way.
+        """
+        if plain.connected and not plain.disconnecting and not self._is_behind():
+            data = _left_by(plain, data)
+        if data:
+            plain.write(data)
+        return bool(data)
+
+    def _write(self, data: bytes) -> bool:
+        """Write to TLS, or whatever else there is, and say whether some of it has to wait.
+
+        TLS would gather for another turn what has been gathered here, so that part of it is
+        passed by, and the socket below is let write at once.
+        """
+        transport = self.transport
+        if not isinstance(transport, TLSMemoryBIOProtocol):
+            transport.write(data)
+            return False
+        TLSMemoryBIOProtocol.write(transport, data)
+        low = _descriptor(transport)
+        if low is None or not unsent_bytes(transport):
+            return False
+        if not low.disconnecting:
+            # An error is for the poller to find: it comes again when that lets it write.
+            low.doWrite()
+        return unsent_bytes(transport) > 0
 
     def _is_behind(self) -> bool:
         """Whether a TCP or UNIX transport still has something to write."""
