@@ -134,6 +134,7 @@ class RelayService(Service):
         if settings.acme:
             root = settings.cert_cache.expanduser().absolute()
             self._cache = CertCache(root, settings.acme_directory)
+            self._issuance = self._make_issuance(self._cache)
         self.certificates: Certificates | None = None
         if settings.tls_listen:
             sources = _sources(settings, self._cache)
@@ -280,8 +281,8 @@ class RelayService(Service):
             reason=str(self.admission.capacity),
             listen=", ".join(_address(port) for port in self.ports),
         )
-        if self._cache is not None:
-            self._issuance = self._begin_issuance(self._cache)
+        if self._issuance is not None:
+            self._issuance.start()
 
     def _prepare(self, cache: CertCache) -> None:
         """See that certificates can be obtained and kept, before anything is said to start."""
@@ -290,13 +291,14 @@ class RelayService(Service):
         for folder in cache.prepare():
             self.saw(Event.CERT_CACHE_TIGHTENED, path=str(folder))
 
-    def _begin_issuance(self, cache: CertCache) -> Issuance:
-        # 6 MiB and a fifth of a second that a relay without --domain has no use for.
+    def _make_issuance(self, cache: CertCache) -> Issuance:
+        # 6 MiB and a fifth of a second that a relay without ACME has no use for; imported while
+        # twistd still has the privileges to read whatever it was started from.
         from pyrycode_relay import acme, issuance  # noqa: PLC0415
 
         settings = self.settings
         ca = acme.Ca(settings.acme_directory, settings.acme_email, settings.acme_ca_file)
-        begun = issuance.Issuance(
+        return issuance.Issuance(
             lambda key: acme.Conversation(ca, key),
             frozenset(settings.domain),
             cache,
@@ -308,8 +310,6 @@ class RelayService(Service):
             time.time,
             self._random,
         )
-        begun.start()
-        return begun
 
     def _be_ready(self) -> None:
         """Be ready, unless there is a first certificate to wait for, or the end has begun."""

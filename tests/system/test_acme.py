@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,6 +27,7 @@ from pyrycode_relay.cert_cache import CertCache
 from tests.ca import DAY, Authority
 from tests.system.harness import (
     DEADLINE,
+    ROOT,
     Relay,
     SystemTestCase,
     binary,
@@ -62,7 +64,9 @@ class AcmeTestCase(SystemTestCase):
         self.addCleanup(pebble.stop)
         return pebble
 
-    def acme(self, *names: str, options: tuple[str, ...] = (), **more: Any) -> Relay:
+    def acme(
+        self, *names: str, options: tuple[str, ...] = (), named: bool = True, **more: Any
+    ) -> Relay:
         """Start a relay for ``names``, and wait until it listens, be it ready or not."""
         relay = Relay(
             self.directory,
@@ -73,7 +77,7 @@ class AcmeTestCase(SystemTestCase):
                 f"--acme-directory={more.pop('directory', self.pebble.directory)}",
                 f"--acme-ca-file={self.pebble.ca_file}",
                 f"--cert-cache={self.certs}",
-                *(f"--domain={name}" for name in names or (NAME,)),
+                *(f"--domain={name}" for name in (names or (NAME,)) if named),
                 *options,
             ],
             environment={"NO_PROXY": "*"},
@@ -314,7 +318,6 @@ class RenewalTests(AcmeTestCase):
             relay.stop()
         self.assertEqual(self.pebble.orders(), 1)
 
-
     def test_expired(self) -> None:
         """A certificate that ended while the relay was down is none, and is replaced."""
         self.cached(NAME, age=100 * DAY)
@@ -472,6 +475,21 @@ class MistakeTests(AcmeTestCase):
         garbage.write_text("garbage")
         sentence = self.refused(f"--cert-cache={self.certs}", f"--acme-ca-file={garbage}")
         self.assertIn("has no certificate in PEM form", sentence)
+
+
+class ManualTests(AcmeTestCase):
+    def test_recipe(self) -> None:
+        """The manual's configuration, with our CA and our ports besides, is a relay with TLS."""
+        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+        section = manual.partition("\n## With a certificate from an ACME CA\n")[2]
+        lines = section.lstrip("\n").partition("\n\n")[0].splitlines()
+        config = self.directory / "relay.toml"
+        config.write_text("\n".join(line.removeprefix("    ") for line in lines))
+        self.pebble.start()
+        relay = self.acme(options=(f"--config={config}",), named=False)
+        self.wait_ready(relay)
+        names = tomllib.loads(config.read_text())["domain"]
+        self.assertEqual(len({self.handshake(relay, name) for name in names}), 1)
 
 
 SERVER = {"X-Pyrycode-Server": "b", "X-Pyrycode-Version": "1"}
