@@ -188,7 +188,10 @@ class Poller(_DisconnectSelectableMixin):
 
     def _wait_to_write(self, writer: IWriteDescriptor) -> None:
         del self._writers[writer]
-        self._poll_for(writer, self._polled.get(writer.fileno(), 0) | _WRITE)
+        try:
+            self._poll_for(writer, self._polled.get(writer.fileno(), 0) | _WRITE)
+        except OSError:  # the kernel has no memory for one more
+            self.callLater(0, self._lose, writer, CONNECTION_LOST, False)
 
     # For the transports
 

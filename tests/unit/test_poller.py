@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -258,6 +259,24 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual(sum(len(each.read) for each in ends), BATCH)
         self.poller.doRead()
         self.assertEqual([len(each.read) for each in ends], [1] * len(ends))
+
+    def test_kernel_without_memory(self) -> None:
+        """A transport that epoll has no room for at the end of a batch is lost, and no other."""
+        end, other = self.end(), self.end()
+        epoll = self.poller._epoll
+        assert isinstance(epoll, Counting)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOMEM, "no memory")
+
+        epoll.modify = full  # type: ignore[method-assign]
+        end.on_read = lambda: end.write(bytes(4 * 2**20))
+        for each in (end, other):
+            each.far.send(b"x")
+        self.poller.doRead()
+        self.assertFalse(self.poller.busy)
+        self.reactor.advance(0)
+        self.assertEqual((end.lost, other.lost, other.read), ([ConnectionLost], [], [b"x"]))
 
     def test_the_peer_closes(self) -> None:
         """The end of input, a reset and a hang-up are told as the reactor would tell them."""
