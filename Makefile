@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: run test pytest check bench format wheel clean deploy/relay.toml
+.PHONY: run test pytest lane check bench format wheel clean deploy/relay.toml
 
 run: $(VENV)/.run ## start the relay on LISTEN
 	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
@@ -18,6 +18,10 @@ test: $(VENV)/.dev ## run the whole suite under trial, and show its branch cover
 
 pytest: $(VENV)/.dev ## run the whole suite under pytest
 	$(BIN)/pytest -q
+
+lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on many more streams
+	PYRYCODE_RELAY_TEST_EXAMPLES=10 $(BIN)/python -m twisted.trial \
+	  --temp-directory=_trial_temp_lane tests.wire.test_lane
 
 check: $(VENV)/.dev ## lint, types, the layers and the log's fields
 	$(BIN)/ruff check .

@@ -39,16 +39,17 @@ class CrowdTests(SystemTestCase):
     """Connections that are being opened at a time."""
 
     def test_come_talk_and_go(self) -> None:
-        """All are counted, all are served, all are forgotten; a second crowd costs no more."""
+        """All are counted, all are served, all are forgotten; another crowd costs no more."""
         need_descriptors(self.binaries + self.phones + 200)
         relay = self.relay()
         before = relay.rss()
         after = []
-        for _ in range(2):
+        for _ in range(3):
             self.perform(self.visit(relay))
             after.append(relay.rss())
-        # Had every connection left 1 KiB behind, the second visit would show more than 2 MiB.
-        self.assertLess(after[1] - after[0], 1.5 * MEBIBYTE, (before, after))
+        # Had every connection left 1 KiB behind, the last visit would show more than 2 MiB. The
+        # first two may differ in how many were there at a time.
+        self.assertLess(after[2] - after[1], 1.5 * MEBIBYTE, (before, after))
         # What the first one leaves is the allocator's, for the next.
         self.assertLess(after[0] - before, 48 * MEBIBYTE, (before, after))
 
