@@ -98,6 +98,8 @@ class MemorySocket:
         """What the peer sent and the relay has not read."""
         self.outbound = bytearray()
         """What the relay wrote and the peer has not read."""
+        self.sends = 0
+        """How many system calls of the relay's have written something."""
         self.window = 65536
         """How many bytes of ``outbound`` the kernels between the two take."""
         self.peer_finished = False
@@ -142,6 +144,7 @@ class MemorySocket:
         if data and not taken:
             raise BlockingIOError(errno.EWOULDBLOCK, "no room")
         self.outbound += taken
+        self.sends += bool(taken)
         return len(taken)
 
     def shutdown(self, how: int) -> None:

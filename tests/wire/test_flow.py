@@ -18,6 +18,50 @@ def text_of(size: int, number: int = 0) -> str:
     return '"' + f"{number:06}" + "x" * (size - 8) + '"'
 
 
+class GatheringTest(WireTest):
+    """How often the relay writes to a peer."""
+
+    def test_many_to_one(self) -> None:
+        """What many phones say in one turn of the reactor leaves to their binary in one call."""
+        binary = self.relay.binary()
+        phones = [self.relay.phone() for _ in range(5)]
+        before = binary.socket.sends
+        for number, phone in enumerate(phones):
+            phone.socket.inbound += frame(1, b"%d" % number) * 2
+        self.relay.pump()
+        self.assertEqual(binary.socket.sends - before, 1)
+        for number, phone in enumerate(phones):
+            self.assertEqual(binary.data_from(phone), [number, number])
+
+    def test_one_to_many(self) -> None:
+        """Of what a binary says in one turn, each phone gets its part in one call, in order."""
+        binary = self.relay.binary()
+        phones = [self.relay.phone() for _ in range(3)]
+        before = [phone.socket.sends for phone in phones]
+        for number in range(4):
+            for phone in phones:
+                message = b'{"conn_id":"%s","frame":%d}' % (phone.conn_id.encode(), number)
+                binary.socket.inbound += frame(1, message)
+        self.relay.pump()
+        self.assertEqual([phone.socket.sends for phone in phones], [each + 1 for each in before])
+        self.assertEqual([phone.messages for phone in phones], [[b"0", b"1", b"2", b"3"]] * 3)
+
+    def test_a_lone_frame(self) -> None:
+        """A lone frame has left when the reactor's turn is over, without another one."""
+        binary, phone = self.relay.pair()
+        phone.socket.inbound += frame(1, b"1")
+        before = binary.socket.sends
+        self.relay.reactor.turn()
+        self.assertEqual(binary.socket.sends - before, 1)
+        self.assertEqual(self.relay.service._poller.getWriters(), [])
+
+    def test_the_upgrade(self) -> None:
+        """An answer to a handshake, and a close right behind it, leave in one call."""
+        phone = self.relay.phone("nobody")
+        self.assertEqual(phone.closed, (4404, "no server with that id"))
+        self.assertEqual(phone.socket.sends, 1)
+
+
 class OutboxTest(WireTest):
     """What waits for a phone."""
 
