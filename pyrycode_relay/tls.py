@@ -182,6 +182,7 @@ class Certificates:
 
     def _gather(self, source: Source, harvest: _Harvest) -> None:
         old = self._loaded
+        served = {pair.certificate: certificate for pair, certificate in old.items()}
         problems: list[str] = []
         try:
             pairs = source.pairs()
@@ -197,8 +198,9 @@ class Certificates:
                     harvest.certificates[pair] = self._usable(pair)
                 except CertificateError as error:
                     problems.extend(error.problems)
-                    if pair in old:
-                        harvest.certificates[pair] = old[pair]
+                    # In a folder, where a key is gone another file is taken for it.
+                    if pair.certificate in served:
+                        harvest.certificates[pair] = served[pair.certificate]
         harvest.pairs[source] = pairs
         told = harvest.excused if source.awaited else harvest.problems
         told.extend(f"{source.option}: {problem}" for problem in problems)

@@ -526,6 +526,18 @@ class FolderTests(TLSCase):
         self.assertEqual(Handshake(self.made, "one.example").certificate, fresh.chain[0])
         self.assertEqual(Handshake(self.made, "two.example").certificate, self.two.chain[0])
 
+    def test_key_is_gone(self) -> None:
+        """A certificate whose key is gone for a while is served on, and by its own name."""
+        self.pair("two").key.unlink()
+        self.pass_time(2 * POLL)
+        self.assertEqual(self.told(), [Event.TLS_RELOAD_FAILED])
+        self.assertEqual(Handshake(self.made, "two.example").certificate, self.two.chain[0])
+        self.assertEqual(set(self.made.not_after()), {"one.example", "two.example"})
+        self.pair("two").key.write_bytes(self.two.key_pem())
+        self.pair("two").key.chmod(0o600)
+        self.pass_time(2 * POLL)
+        self.assertEqual(self.told(), [Event.TLS_RELOADED])
+
     def test_emptied(self) -> None:
         """When all is gone, what was there is served on."""
         for path in self.directory.iterdir():
