@@ -33,7 +33,7 @@ MOST_CONNECTIONS: Final = 100_000
 _MOST_WAITING: Final = 2048
 _WAITING_SHARE: Final = 8
 """One open file of so many is for connections whose request has not come yet, up to that number:
-at up to 16 KiB of headers each they may take 32 MiB."""
+at up to 16 KiB of headers each they may take 32 MiB, and 100 MiB with TLS handshakes begun."""
 
 
 _SHARES: Final = 8

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
     IReactorTime,
+    ITransport,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -67,6 +68,10 @@ _CIPHERS_13: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA2
 _OPTIONS: Final = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE
 _SESSION_ID_CONTEXT: Final = b"pyrycode-relay"
 _PROTOCOL: Final = b"http/1.1"
+
+_MAX_HELLO: Final = 2**14
+"""Bytes in which a client has to get its handshake done: they send 2 KiB, keys for a time after
+quantum computers included. OpenSSL alone would keep 128 KiB of each."""
 
 Fingerprint = tuple[object, ...]
 
@@ -346,14 +351,32 @@ class _Harvest:
 
 
 class TLSConnection(BufferingTLSTransport):
-    """A connection's TLS, which tells when its handshake fails."""
+    """A connection's TLS, which bounds its handshake, and tells when that fails."""
 
     factory: TLSFactory
     refused: str | None = None
     """Why the handshake is refused, where that is our doing."""
+    _unfinished = 0
+
+    def makeConnection(self, transport: ITransport) -> None:
+        """Begin."""
+        # In the way until the handshake is done, and of no frame.
+        self.dataReceived = self._shake_hands  # type: ignore[method-assign]
+        super().makeConnection(transport)  # type: ignore[no-untyped-call]
+
+    def _shake_hands(self, data: bytes) -> None:
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        if self._handshakeDone:
+            self.__dict__.pop("dataReceived", None)
+            return
+        self._unfinished += len(data)
+        if self._unfinished > _MAX_HELLO:
+            self.refused = "too long"
+            self.abortConnection()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End."""
+        self.__dict__.pop("dataReceived", None)
         if not self._handshakeDone:
             self.factory.handshake_failed(self, self.refused or self._cause())
         super().connectionLost(reason)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from pyrycode_relay.certificates import Files, Pair
+from pyrycode_relay.events import Event
 from pyrycode_relay.site import Site
 from pyrycode_relay.tls import Certificates, TLSFactory
 from tests.ca import Authority
@@ -114,6 +115,26 @@ class TLSTest(WireTest):
         phone.end()
         self.assertTrue(phone.gone)
         self.assertFalse(phone.was_reset)
+
+    def test_endless_handshake(self) -> None:
+        """A ClientHello that is announced as 128 KiB is not kept: past 16 KiB its sender goes.
+
+        What watches for that is in nobody's way after a handshake.
+        """
+        peer = self.dial()
+        peer.send(b"\x16\x03\x01\x40\x00\x01\x01\xff\xff\x03\x03")
+        part, sent = bytes(1024), 0
+        while not peer.gone:
+            peer.send(part)
+            sent += len(part)
+        self.assertTrue(peer.was_reset)
+        self.assertEqual(sent, 16 * 1024)
+        event, fields = self.relay.seen.events[-1]
+        self.assertIs(event, Event.TLS_HANDSHAKE_FAILED)
+        self.assertEqual(fields["reason"], "too long")
+        self.upgraded(b"/v1/server", binary_headers())
+        (side,) = self.relay.connections()
+        self.assertNotIn("dataReceived", vars(side.transport))
 
     def test_nothing_is_kept_behind_the_last_frame(self) -> None:
         """TLS reads on after a close, for the peer's ``close_notify``; all else is dropped."""
