@@ -370,7 +370,7 @@ class TLSConnection(BufferingTLSTransport):
             self.__dict__.pop("dataReceived", None)
             return
         self._unfinished += len(data)
-        if self._unfinished > _MAX_HELLO:
+        if self._unfinished > _MAX_HELLO and not self._lostTLSConnection:
             self.refused = "too long"
             self.abortConnection()  # type: ignore[no-untyped-call]
 

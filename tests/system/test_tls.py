@@ -223,6 +223,9 @@ class ClientTests(TLSTestCase):
         for version in ("-tls1_3", "-tls1_2"):
             said = self.s_client(door, version, "-ign_eof", "-sess_out", session)
             self.assertIn("New, TLSv1", said)
+            if version == "-tls1_3":
+                # What comes with the first flight could be played again.
+                self.assertIn("Max Early Data: 0", said)
             self.replace()
             door.relay.signal(signal.SIGHUP)
             count = 1 if version == "-tls1_3" else 2

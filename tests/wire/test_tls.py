@@ -122,11 +122,11 @@ class TLSTest(WireTest):
         What watches for that is in nobody's way after a handshake.
         """
         peer = self.dial()
-        peer.send(b"\x16\x03\x01\x40\x00\x01\x01\xff\xff\x03\x03")
-        part, sent = bytes(1024), 0
-        while not peer.gone:
-            peer.send(part)
-            sent += len(part)
+        sent = 0
+        for part in [b"\x01\x01\xff\xff\x03\x03" + bytes(1018), *[bytes(1024)] * 127]:
+            if not peer.gone:
+                peer.send(b"\x16\x03\x01\x04\x00" + part)
+                sent += len(part)
         self.assertTrue(peer.was_reset)
         self.assertEqual(sent, 16 * 1024)
         event, fields = self.relay.seen.events[-1]
@@ -135,6 +135,16 @@ class TLSTest(WireTest):
         self.upgraded(b"/v1/server", binary_headers())
         (side,) = self.relay.connections()
         self.assertNotIn("dataReceived", vars(side.transport))
+
+    def test_much_that_is_no_handshake(self) -> None:
+        """What is no TLS at all is called so, however much comes at once, and ends in order."""
+        peer = self.dial()
+        peer.send(bytes(60_000))
+        self.assertTrue(peer.gone)
+        self.assertFalse(peer.was_reset)
+        event, fields = self.relay.seen.events[-1]
+        self.assertIs(event, Event.TLS_HANDSHAKE_FAILED)
+        self.assertNotEqual(fields["reason"], "too long")
 
     def test_nothing_is_kept_behind_the_last_frame(self) -> None:
         """TLS reads on after a close, for the peer's ``close_notify``; all else is dropped."""
