@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import contextlib
 import json
+import sys
 
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 
 async def main(url: str, server_id: str) -> None:
@@ -29,4 +31,7 @@ if __name__ == "__main__":
     options.add_argument("server_id", nargs="?", default="demo")
     given = options.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(given.url, given.server_id))
+        try:
+            asyncio.run(main(given.url, given.server_id))
+        except (ConnectionClosed, InvalidHandshake, OSError) as error:
+            sys.exit(f"{given.url}: {error}")

@@ -7,11 +7,15 @@ import json
 import sys
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 
 async def show(relay: ClientConnection) -> None:
-    async for message in relay:
-        print(json.loads(message), flush=True)
+    try:
+        async for message in relay:
+            print(json.loads(message), flush=True)
+    except ConnectionClosed as error:
+        print(error, file=sys.stderr, flush=True)
 
 
 async def main(url: str, server_id: str) -> None:
@@ -24,6 +28,8 @@ async def main(url: str, server_id: str) -> None:
         showing = asyncio.create_task(show(relay))
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
+            if showing.done():
+                break
             await relay.send(json.dumps(line.rstrip("\n")))
         await asyncio.wait([showing], timeout=1)  # the last answers
 
@@ -34,4 +40,9 @@ if __name__ == "__main__":
     options.add_argument("server_id", nargs="?", default="demo")
     given = options.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(given.url, given.server_id))
+        try:
+            asyncio.run(main(given.url, given.server_id))
+        except ConnectionClosed:
+            sys.exit(1)  # `show` has told why
+        except (InvalidHandshake, OSError) as error:
+            sys.exit(f"{given.url}: {error}")

@@ -60,3 +60,18 @@ class ExamplesTests(SystemTestCase):
             expected = [f"{name.upper()} {number}" for number in range(5)]
             self.assertEqual(phone.output().splitlines(), expected)
         self.assertEqual(daemon.errors(), "")
+
+    def test_nobody_there(self) -> None:
+        """Who comes before the daemon, or before the relay, is told so in a line, and no more."""
+        relay = self.relay()
+        phone = self.phone(relay)
+        eventually("the phone is told", lambda: "no server with that id" in phone.errors())
+        phone.stdin.close()
+        phone.wait()
+        self.assertEqual(phone.errors().count("\n"), 1, phone.errors())
+        url = relay.url
+        self.assertEqual(relay.stop(), 0)
+        for name in ("daemon.py", "phone.py"):
+            example = self.python(name, url, "home", stdin=-1)
+            self.assertEqual(example.wait(), 1)
+            self.assertRegex(example.errors(), r"\A" + url + r": .*\n\Z")
