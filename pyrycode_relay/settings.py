@@ -89,7 +89,8 @@ def _count_or_none(text: str) -> int:
 
 def _rate(text: str) -> float:
     value = float(text)
-    if not 0 <= value <= 1_000_000:
+    # Of a smaller one the next upgrade would be due in longer than a client can be told to wait.
+    if value and not 0.01 <= value <= 1_000_000:
         raise ValueError
     return value
 
@@ -173,7 +174,11 @@ def _file_or_none(text: str) -> Path | None:
     if not text:
         return None
     path = _path(text)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # Too long a name, or a directory that we may not enter.
+        there = False
+    if not there:
         raise ValueError(text)
     return path
 
@@ -247,7 +252,7 @@ BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256
 BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0")
 COUNT: Final = Kind(_count, "a whole number from 1 to 1000000")
 COUNT_OR_NONE: Final = Kind(_count_or_none, "a whole number from 0 to 1000000")
-RATE: Final = Kind(_rate, "a number from 0 to 1000000", _shown_number)
+RATE: Final = Kind(_rate, "a number from 0.01 to 1000000, or 0", _shown_number)
 SHARE: Final = Kind(_share, "a share from 0 to 0.9", _shown_number)
 SWITCH: Final = Kind(_switch, "yes or no", lambda value: "yes" if value else "no")
 RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value), ("evict", "keep"))
@@ -267,7 +272,7 @@ ADDRESS: Final = Kind(
     # Kept as it was given: what a wildcard means depends on the machine.
     lambda text: endpoint_string(text) and text,
     ":8080, 127.0.0.1:8080, [::1]:8080 (ports to 65535) or a Twisted endpoint string (tcp:, "
-    "unix:, systemd:)",
+    "unix:, or systemd: for a socket that systemd passes to this process)",
     endpoint_string,
 )
 SOURCE: Final = Kind(
@@ -277,7 +282,7 @@ SOURCE: Final = Kind(
 TLS_ADDRESS: Final = Kind(
     _tls_address,
     ":443, 127.0.0.1:443, [::1]:443 (ports to 65535) or a Twisted endpoint string that is plain "
-    "by itself (tcp:, unix:, systemd:)",
+    "by itself (tcp:, unix:, or systemd: for a socket that systemd passes to this process)",
     endpoint_string,
 )
 PATH: Final = Kind(_path, "a path, which is not empty")

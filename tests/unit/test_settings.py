@@ -155,6 +155,13 @@ class OptionTests(SettingsCase):
         for text in ("0", "-1", "1.5", "many", "", "1000001", "9" * 5000):
             self.assertEqual(len(self.problems({"max-phones": text})), 1, text)
 
+    def test_rate(self) -> None:
+        """A rate may be a fraction or off, but none by which the next upgrade is never due."""
+        for text, value in (("0", 0), ("0.01", 0.01), ("2.5", 2.5), ("1e3", 1000)):
+            self.assertEqual(read(upgrade_rate=text).limits.upgrade_rate, value)
+        for text in ("", "-1", "5e-324", "0.009", "nan", "inf", "1000001", "10/min"):
+            self.assertEqual(len(self.problems({"upgrade-rate": text})), 1, text)
+
     def test_proxies(self) -> None:
         """A proxy is an address, a network or UNIX sockets, and there may be several."""
         self.assertEqual(read().trusted_proxy, ())
@@ -341,6 +348,7 @@ class TLSTests(SettingsCase):
             "header": ("acme_email", "a@example.org?subject=x"),
             "missing_file": ("acme_ca_file", "no-such-file.pem"),
             "folder": ("acme_ca_file", "/"),
+            "long_name": ("acme_ca_file", "x" * 5000),
         }
     )
     def test_wrong_acme(self, name: str, text: str) -> None:
