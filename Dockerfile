@@ -4,7 +4,7 @@
 #
 #   docker build -t pyrycode-relay .
 #   docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges \
-#     --ulimit=nofile=65536 --stop-timeout=15 -p 127.0.0.1:8080:8080 pyrycode-relay
+#     --ulimit=nofile=20480 --memory=1g --stop-timeout=15 -p 127.0.0.1:8080:8080 pyrycode-relay
 #
 # docs/operations.md has more, under "In a container".
 

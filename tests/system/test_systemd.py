@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pyrycode_relay.admission import Capacity
+from pyrycode_relay.limits import Limits
 from tests.ca import Authority
 from tests.system.harness import (
     DEADLINE,
@@ -102,11 +104,39 @@ class UnitTests(SystemTestCase):
         self.assertIn("Overall exposure level", said)
 
     def test_times(self) -> None:
-        """The relay is given more time to stop than it takes, and may have many files."""
+        """The relay is given more time to stop than it takes."""
         [seconds] = settings(SERVICE, "TimeoutStopSec")
-        self.assertGreater(int(seconds), 10)
-        [files] = settings(SERVICE, "LimitNOFILE")
-        self.assertGreaterEqual(int(files), 65536)
+        self.assertGreater(int(seconds), Limits().drain_timeout)
+
+    def test_room(self) -> None:
+        """There is memory for as many peers as the files let in, so that a crowd kills nothing.
+
+        What each takes is the manual's, which also says what it comes to, and gives containers
+        the same.
+        """
+        [files], [memory] = settings(SERVICE, "LimitNOFILE"), settings(SERVICE, "MemoryMax")
+        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+        found = re.search(
+            r"\| the process, idle \| about (\d+) MiB \|\n"
+            r"\| an idle connection \| .* TLS about (\d+) \|\n"
+            r"\| one whose handshake .* TLS up to (\d+) KiB; ",
+            manual,
+        )
+        assert found is not None
+        idle, each, early = map(int, found.groups())
+        room = Capacity.within(int(files), Limits())
+        self.assertGreater(room.connections, 10_000)
+        peers = (room.connections * each + room.waiting * early) / 1024
+        needed = idle + peers + Limits().memory_budget / 2**20
+        self.assertEqual(memory, "1G")
+        self.assertLess(needed, 1024)
+        for said in (
+            f"{room.connections:,} \N{MULTIPLICATION SIGN} {each} KiB",
+            f"{room.waiting:,} \N{MULTIPLICATION SIGN} {early} KiB",
+            f"{int(needed)} MiB",
+            f"--ulimit=nofile={files} --memory=1g",
+        ):
+            self.assertIn(said, manual)
 
 
 class Manager:

@@ -34,8 +34,8 @@ BY_PAGE = {re.sub(r"\W", "_", page): (page,) for page in PAGES}
 OPERATIONS = PAGES["docs/operations.md"]
 
 OTHERS = {
-    *("--build-arg", "--cap-drop", "--read-only", "--security-opt", "--stop-timeout", "--ulimit"),
-    "--system",
+    *("--build-arg", "--cap-drop", "--memory", "--read-only", "--security-opt", "--stop-timeout"),
+    *("--ulimit", "--system"),
 }
 """Options in the manual that are docker's and useradd's."""
 
