@@ -146,7 +146,12 @@ class CertCache:
         yield folder
 
     def _is_ours(self, entry: Path) -> bool:
-        """Whether the relay made an entry: a CA's folder, or what is in one."""
+        """Whether the relay made an entry: a CA's folder, or what is in one.
+
+        An account's key that somebody else has left where he could is not taken for one's own.
+        """
+        if entry.lstat().st_uid != os.geteuid():
+            return False
         name = entry.name
         if name in {_ACCOUNT, _LIVE} or name.startswith((_ISSUED, _TEMPORARY)):
             return True

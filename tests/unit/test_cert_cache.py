@@ -96,6 +96,17 @@ class FolderTests(CertCacheTestCase):
         self.assertIn(f"chmod 700 {self.root}", sentence)
         self.assertEqual(mode(self.root), 0o755)
 
+    def test_a_planted_key(self) -> None:
+        """A loose folder with a key that another user has put there is refused."""
+        self.cache.prepare()
+        self.cache.account_key()
+        [home] = self.root.iterdir()
+        home.chmod(0o777)
+        status = os.stat_result([0o100644, 0, 0, 1, os.geteuid() + 1, *[0] * 5])
+        with mock.patch.object(Path, "lstat", return_value=status):
+            self.assertIn(f"{home} has mode 0777", self.refused(self.cache))
+        self.assertEqual(mode(home), 0o777)
+
     def test_a_closed_foreign_folder(self) -> None:
         """A folder that nobody else can enter may have other files in it."""
         self.root.mkdir(parents=True)
