@@ -94,15 +94,15 @@ const CHARTS = [
 const REFUSALS = {
   reject_404: "phones without their binary (4404)",
   reject_409: "second binaries of a server-id (4409)",
-  reject_429: "phones too many for a server-id (4429)",
-  reject_rate_limit: "upgrades too many of an address (429)",
-  reject_cap: "connections too many (503)",
+  reject_429: "too many phones for a server-id (4429)",
+  reject_rate_limit: "too many upgrades from an address (429)",
+  reject_cap: "too many connections (503)",
   reject_not_ready: "upgrades while draining (503)",
   reject_headers: "upgrades without the right headers (400)",
   reject_handshake: "requests that are no upgrade",
-  waiting: "connections without a request",
-  frames: "messages of phones",
-  envelopes: "messages of binaries",
+  waiting: "connections that sent no request",
+  frames: "messages from phones",
+  envelopes: "messages from binaries",
 };
 
 const EVENTS = {
