@@ -110,8 +110,10 @@ class RelayChannel(http.HTTPChannel):
         super().loseConnection()
 
     def forceAbortClient(self) -> None:
-        """Abort; twisted.web's would log the peer's address and port besides."""
-        self._abortingCall = None
+        """Abort, at a deadline or before it; twisted.web's would log the peer's address besides."""
+        deadline, self._abortingCall = self._abortingCall, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
         if self.transport is not None:
             self.transport.abortConnection()
 

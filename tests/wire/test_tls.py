@@ -27,19 +27,25 @@ from tests.wire.harness import (
 )
 
 AUTHORITY = Authority()
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n"
 
 
 class Secure(Peer):
     """Somebody with a TLS connection to the relay; ``plain`` is what was read through it."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(
+        self, relay: Relay, name: str = "relay.test", before: Secure | None = None
+    ) -> None:
         super().__init__(relay, "192.0.2.99")
         self.plain = bytearray()
         self.closed = False
         """Whether the relay has ended TLS in order."""
-        context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._in, self._out, server_hostname="relay.test")
+        trusting = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
+        context = before.tls.context if before else trusting
+        self.tls = context.wrap_bio(
+            self._in, self._out, server_hostname=name, session=before and before.tls.session
+        )
 
     def shake_hands(self) -> None:
         """Do the handshake; the last of it leaves with what is said first."""
@@ -73,10 +79,12 @@ class Secure(Peer):
             pass
 
 
-class TLSTest(WireTest):
-    """Connections over TLS, in memory."""
+class SecureTest(WireTest):
+    """A relay with a certificate for ``relay.test``."""
 
     limits: ClassVar = {"send_buffer": 0}
+
+    domains: ClassVar[tuple[str, ...]] = ()
 
     def setUp(self) -> None:
         super().setUp()
@@ -84,12 +92,14 @@ class TLSTest(WireTest):
         self.addCleanup(shutil.rmtree, directory)
         pair = Pair(directory / "chain.pem", directory / "key.pem")
         AUTHORITY.issue("relay.test").store(pair.certificate, pair.key)
-        self.certificates = Certificates([Files(pair)], (), self.relay.seen, self.relay.reactor)
+        self.certificates = Certificates(
+            [Files(pair)], self.domains, self.relay.seen, self.relay.reactor
+        )
         self.certificates.load()
 
-    def dial(self) -> Secure:
-        """Connect, and say nothing."""
-        relay, peer = self.relay, Secure(self.relay)
+    def dial(self, name: str = "relay.test", before: Secure | None = None) -> Secure:
+        """Connect, and say nothing; go on with the session from ``before``, if there is one."""
+        relay, peer = self.relay, Secure(self.relay, name, before)
         factory = TLSFactory(self.certificates, relay.service.site, relay.seen, relay.reactor)
         relay._accept(peer, cast(Site, factory))
         return peer
@@ -101,6 +111,10 @@ class TLSTest(WireTest):
         peer.say(upgrade_request(path, headers) + tail)
         self.assertEqual(peer.plain[:12], b"HTTP/1.1 101")
         return peer
+
+
+class TLSTest(SecureTest):
+    """Connections over TLS, in memory."""
 
     def test_everything_in_one_flight(self) -> None:
         """The last of the handshake, a request, frames, a close: answered in order and closed."""
@@ -187,3 +201,20 @@ class TLSTest(WireTest):
         self.assertTrue(peer.gone)
         self.assertEqual(self.relay.counts, (1, 0, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class CrowdTest(SecureTest):
+    """More connections that wait than there may be."""
+
+    limits: ClassVar = {"send_buffer": 0, "max_waiting": 2}
+
+    def test_answered_and_crowded_out(self) -> None:
+        """Who has had his answer and leaves TLS open is gone for good once he is crowded out."""
+        peers = [self.dial() for _ in range(2)]
+        for peer in peers:
+            peer.shake_hands()
+            peer.say(HEALTH)
+        newcomers = [self.dial() for _ in range(2)]
+        self.assertTrue(all(peer.gone for peer in peers))
+        self.relay.advance(60)
+        self.assertTrue(all(peer.gone for peer in newcomers))
