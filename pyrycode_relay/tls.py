@@ -321,7 +321,8 @@ class Certificates:
 
         Where there is none the connection stays without a certificate, so that OpenSSL refuses
         the handshake; pyOpenSSL has no other way that would be as quiet. A session that resumes
-        needs no certificate and gets past this, up to the check of its Host.
+        needs no certificate and gets past this; it is `TLSConnection` that ends it. (Of TLS 1.2
+        OpenSSL tells the session's own name here; what is left then is the check of the Host.)
         """
         try:
             asked = (connection.get_servername() or b"").decode("latin-1").lower()
@@ -374,10 +375,15 @@ class TLSConnection(BufferingTLSTransport):
             self.refused = "too long"
             self.abortConnection()  # type: ignore[no-untyped-call]
 
+    def _checkHandshakeStatus(self) -> None:
+        super()._checkHandshakeStatus()  # type: ignore[no-untyped-call]
+        if self._handshakeDone and self.refused is not None:
+            self.abortConnection()  # type: ignore[no-untyped-call]
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End."""
         self.__dict__.pop("dataReceived", None)
-        if not self._handshakeDone:
+        if not self._handshakeDone or self.refused is not None:
             self.factory.handshake_failed(self, self.refused or self._cause())
         super().connectionLost(reason)
 

@@ -203,6 +203,30 @@ class TLSTest(SecureTest):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
+class NameTest(SecureTest):
+    """Names that are served, and others."""
+
+    domains: ClassVar[tuple[str, ...]] = ("relay.test",)
+
+    def test_session_for_another_name(self) -> None:
+        """A session that resumes is no way in for a name that is not served."""
+        first = self.dial()
+        first.shake_hands()
+        first.say(HEALTH)
+        again = self.dial(before=first)
+        again.shake_hands()
+        again.say(HEALTH)
+        self.assertTrue(again.tls.session_reused)
+        self.assertIn(b" 200 OK", again.plain)
+        other = self.dial("other.test", before=first)
+        other.shake_hands()
+        other.say(HEALTH)
+        self.assertTrue(other.gone)
+        self.assertEqual(bytes(other.plain), b"")
+        [fields] = self.relay.seen.of(Event.TLS_HANDSHAKE_FAILED)
+        self.assertEqual(fields["reason"], "a name that is not served")
+
+
 class CrowdTest(SecureTest):
     """More connections that wait than there may be."""
 
