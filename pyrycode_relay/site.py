@@ -71,7 +71,9 @@ class RelayChannel(http.HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; unlike twisted.web's, without starting the request's time anew."""
-        LineReceiver.dataReceived(self, data)
+        # TLS reads on while it closes, and twisted.web would go on after a line that it refused.
+        if self._abortingCall is None:
+            LineReceiver.dataReceived(self, data)
 
     def allHeadersReceived(self) -> None:
         """Go on to the request. A body is never read: none of our paths takes one.

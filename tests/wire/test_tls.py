@@ -169,6 +169,17 @@ class TLSTest(SecureTest):
             phone.say(bytes(10_000))
         self.assertEqual(side.data, b"")
 
+    def test_nothing_is_read_behind_a_refusal(self) -> None:
+        """TLS reads on there, too: what comes behind a line that is no request is no headers."""
+        peer = self.dial()
+        peer.shake_hands()
+        peer.say(b"no request\r\n")
+        self.assertEqual(peer.plain[:13], b"HTTP/1.1 400 ")
+        peer.say(b"Host: relay.test\r\n\r\n")
+        peer.say(HEALTH)
+        self.assertEqual(peer.plain.count(b"HTTP/1.1"), 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_peer_that_ends_tls_behind_a_backlog(self) -> None:
         """A binary that ends TLS while much waits for it is gone as soon as that is written.
 
