@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import time
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -25,6 +26,7 @@ from tests.system.harness import (
     TWISTD,
     Relay,
     SystemTestCase,
+    binary_fields,
     bystanders,
     dial,
     ending,
@@ -524,6 +526,76 @@ class FailureTests(TLSTestCase):
                         pass
                 self.assertLess(time.monotonic() - began, DEADLINE)
         self.assertLess(time.monotonic() - began, 0.05 * len(hello))
+
+    def test_anything_in_any_order(self) -> None:
+        """Peers that do what they may and what they may not, at random, cost no traceback.
+
+        They are crowded out now and again, and some break off where they stand.
+        """
+        options = (*LIFTED, "--max-waiting=10", "--close-timeout=1", "--grace=1")
+        door = self.door(*options)
+        random = Random(1)
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                sock = stack.enter_context(dial(("127.0.0.1", door.port)))
+                sock.settimeout(0.1)
+                with contextlib.suppress(OSError):
+                    self.misbehave(door, sock, random)
+                if random.random() < 0.1:
+                    stack.pop_all().close()
+        self.assertEqual(door.relay.health()["status"], "ok")
+        # Beyond every deadline that such peers leave behind.
+        eventually(
+            "all are gone",
+            lambda: (
+                door.relay.counts() == (0, 0)
+                and len(self.events(door.relay, "server_expired"))
+                + len(self.events(door.relay, "server_reclaimed"))
+                >= len(self.events(door.relay, "server_released"))
+            ),
+        )
+        self.assertEqual(door.relay.bugs(), [])
+        self.assertEqual(door.relay.stop(), 0)
+
+    def misbehave(self, door: Door, sock: socket.socket, random: Random) -> None:
+        """Shake hands, perhaps, and say some of the things that peers say."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = door.context.wrap_bio(incoming, outgoing, server_hostname=NAME)
+        breaks = random.random() < 0.1
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                hello = outgoing.read()
+                sock.sendall(hello[: random.randrange(len(hello))] if breaks else hello)
+                if not (answer := sock.recv(65_536)):
+                    return
+                incoming.write(answer)
+        server_id = f"server-{random.randrange(4)}"
+        sayings = (
+            handshake("/v1/client", phone_fields(server_id)),
+            handshake("/v1/server", binary_fields(server_id)),
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+            frame(TEXT, b'"x"'),
+            frame(TEXT, b'"%s"' % (b"x" * 40_000)),
+            frame(8, b"\x03\xe8"),
+        )
+        for _ in range(random.randrange(1, 7)):
+            act = random.randrange(10)
+            if act < 7:
+                client.write(random.choice(sayings))
+            elif act == 7:
+                with contextlib.suppress(ssl.SSLError):
+                    client.unwrap()
+            elif act == 8:
+                outgoing.write(random.randbytes(40))
+            else:
+                sock.sendall(outgoing.read())
+                sock.shutdown(socket.SHUT_WR)
+            if random.random() < 0.5:
+                sock.sendall(outgoing.read())
+        sock.sendall(outgoing.read())
 
     def test_time_is_one(self) -> None:
         """A handshake in time buys no more time for the request."""
