@@ -56,7 +56,7 @@ class Thread:
     def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
         """Return what ``work`` returns; fails with `AcmeError` at the deadline."""
         done: Deferred[_Result] = Deferred()
-        if self._running > _GIVEN_UP:
+        if self._running >= _GIVEN_UP:
             done.errback(AcmeError("the CA still holds up earlier attempts"))
             return done
         self._running += 1

@@ -432,12 +432,12 @@ class ThreadTests(SynchronousTestCase):
         """Calls that hang do not pile up; when they end there is room again."""
         gate = threading.Event()
         self.addCleanup(gate.set)
-        for _ in range(5):
+        for _ in range(4):
             self.thread.run(gate.wait).addErrback(lambda _: None)
         refused = self.failureResultOf(self.thread.run(gate.wait), AcmeError)
         self.assertIn("earlier attempts", str(refused.value))
         gate.set()
-        for _ in range(5):
+        for _ in range(4):
             self.reactor.turn()
         done = self.thread.run(lambda: 1)
         self.reactor.turn()
