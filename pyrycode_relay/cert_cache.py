@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pyrycode_relay.certificates import CertificateError
+from pyrycode_relay.certificates import MALFORMED, CertificateError, is_for
 from pyrycode_relay.renewal import Lifetime
 
 FULLCHAIN: Final = "fullchain.pem"
@@ -57,14 +57,14 @@ class Issued:
     @classmethod
     def of(cls, chain: bytes, key: bytes) -> Issued:
         """Read a chain and its first certificate's key; raises `ValueError` for what is no pair."""
-        leaf = x509.load_pem_x509_certificates(chain)[0]
         private = serialization.load_pem_private_key(key, None)
-        if private.public_key() != leaf.public_key():
-            raise ValueError("the key is another certificate's")
         try:
+            leaf = x509.load_pem_x509_certificates(chain)[0]
             san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound as error:
-            raise ValueError("a certificate without names") from error
+        except (*MALFORMED, x509.ExtensionNotFound) as error:
+            raise ValueError("a certificate without names, or a malformed one") from error
+        if not is_for(leaf, private):
+            raise ValueError("the key is another certificate's")
         names = frozenset(name.lower() for name in san.get_values_for_type(x509.DNSName))
         lifetime = Lifetime(
             leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()

@@ -27,6 +27,14 @@ _BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(
     rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL
 )
+MALFORMED: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for a certificate that it cannot read, or not all of it."""
 
 
 class CertificateError(Exception):
@@ -118,7 +126,7 @@ class Certificate:
         chain = _chain(pair.certificate)
         key = _private_key(pair.key)
         leaf = chain[0]
-        if leaf.public_key() != key.public_key():
+        if not is_for(leaf, key):
             raise CertificateError(_mismatch(pair, chain, key))
         if not _signs(key):
             raise CertificateError(f"The key {pair.key} is damaged: what it signs is not valid.")
@@ -160,11 +168,19 @@ def check_authorities(path: Path) -> None:
     data, _ = _contents(path)
     try:
         x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except MALFORMED:
         raise CertificateError(
             f"{path} has no certificate in PEM form, or a damaged one; give --acme-ca-file the "
             "root of the ACME CA's own certificate."
         ) from None
+
+
+def is_for(certificate: x509.Certificate, key: PrivateKeyTypes) -> bool:
+    """Whether a certificate is for ``key``; one for a key of a kind unknown here is for none."""
+    try:
+        return certificate.public_key() == key.public_key()
+    except MALFORMED:
+        return False
 
 
 def wildcard(name: str) -> str:
@@ -184,7 +200,7 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
         if len(chain) < len(_BEGIN.findall(data)):
             # The last one is cut off, which cryptography passes over.
             raise ValueError
-    except ValueError:
+    except MALFORMED:
         raise CertificateError(
             f"{path} has no certificate in PEM form, or a damaged one; give the CA's fullchain.pem."
         ) from None
@@ -266,7 +282,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _mismatch(pair: Pair, chain: Sequence[x509.Certificate], key: PrivateKeyTypes) -> str:
-    if any(each.public_key() == key.public_key() for each in chain[1:]):
+    if any(is_for(each, key) for each in chain[1:]):
         return (
             f"The certificate for {pair.key} is not the first in {pair.certificate}; put it there."
         )
@@ -281,8 +297,10 @@ def _names(path: Path, leaf: x509.Certificate) -> tuple[frozenset[str], int]:
         extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return frozenset(), 0
-    except ValueError:
-        raise CertificateError(f"The certificate in {path} is damaged.") from None
+    except MALFORMED:
+        raise CertificateError(
+            f"The certificate in {path} is damaged, or of a kind unknown here."
+        ) from None
     names = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return frozenset(each.lower() for each in names), len(addresses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -10,6 +11,8 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyrycode_relay.cert_cache import CacheError, CertCache, Issued, new_key
@@ -279,3 +282,14 @@ class PairTests(CertCacheTestCase):
         self.assertIsNone(self.cache.current())
         self.issue(self.cache, "a.example")
         self.assertIsNotNone(self.cache.current())
+
+    def test_a_certificate_from_the_future(self) -> None:
+        """One of a version that there is not yet counts as none, and stops nobody."""
+        self.cache.prepare()
+        self.issue(self.cache, "a.example")
+        path = self.cache.fullchain
+        leaf = load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+        odd = leaf.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")
+        text = base64.encodebytes(odd)
+        path.write_bytes(b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % text)
+        self.assertIsNone(self.cache.current())

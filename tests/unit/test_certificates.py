@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +112,24 @@ class ProblemTests(CertificateCase):
             self.assertIn("key.pem has no private key in PEM form", self.problem(key=data))
         lines = GOOD.key_pem().splitlines(keepends=True)
         self.assertIn("damaged", self.problem(key=b"".join([lines[0], b"AAAA\n", lines[-1]])))
+
+    @cases(
+        {
+            # prime239v3 where there was P-256
+            "curve": (b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x06"),
+            "version": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05"),
+            # a name of a kind that nobody uses, and a second subjectAltName
+            "name": (b"\x82\x0dother.example", b"\xa5\x0dother.example"),
+            "twice": (b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x11"),
+        }
+    )
+    def test_curiosity(self, usual: bytes, curious: bytes) -> None:
+        """A certificate with what cryptography has no word for is a sentence like any other."""
+        der = OTHER.chain[0].public_bytes(Encoding.DER)
+        self.assertEqual(der.count(usual), 1)
+        body = base64.encodebytes(der.replace(usual, curious))
+        pem = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % body
+        self.problem(pem, OTHER.key_pem())
 
     def test_another_key(self) -> None:
         """A key that is another certificate's is refused, and the CA's place is explained."""
