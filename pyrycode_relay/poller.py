@@ -78,6 +78,10 @@ class Poller(_DisconnectSelectableMixin):
         self.callLater = reactor.callLater
         self.busy = False
         """Whether a batch is under way."""
+        self.now = 0.0
+        """When the batch began. One number for all who note it: thousands of numbers of their
+        own are as many places in memory to go to."""
+        self._seconds = reactor.seconds
         self._reactor = reactor
         self._new_epoll = epoll
         self._epoll: Epoll | None = None
@@ -113,6 +117,7 @@ class Poller(_DisconnectSelectableMixin):
             call(*args)
             return
         self.busy = True
+        self.now = self._seconds()
         try:
             call(*args)
         finally:
@@ -129,6 +134,7 @@ class Poller(_DisconnectSelectableMixin):
         assert self._epoll is not None  # noqa: S101 - it is polled, so it is there
         descriptors = self._descriptors
         self.busy = True
+        self.now = self._seconds()
         try:
             for number, events in self._epoll.poll(0, BATCH):
                 descriptor = descriptors.get(number)

@@ -318,6 +318,7 @@ class RelayProtocol(WebSocketServerProtocol):
         "outbox",
         "place",
         "remote",
+        "state",
         "transport",
         "writable",
     )
@@ -354,6 +355,7 @@ class RelayProtocol(WebSocketServerProtocol):
             factory.ledger,
             self.backlog_full if self.backlog_close else None,
         )
+        self.state = self.STATE_CONNECTING
         self.data = b""
         self.current_frame: FrameHeader | None = None  # type: ignore[assignment]
         self.inside_message = False
@@ -628,7 +630,8 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the socket."""
-        self._last_life = self.factory.seconds()
+        poller = self.factory.poller
+        self._last_life = poller.now if poller.busy else self.factory.seconds()
         if self._pinged:
             self._rearm_heartbeat()
         if self._on_life is not None:
