@@ -88,7 +88,7 @@ class Steps(Random):
 class MemorySocket:
     """What `twisted.internet.tcp` needs of a connected socket; the far end is a `Peer`."""
 
-    _numbers: ClassVar[Iterator[int]] = count(1_000_000_000)
+    _numbers: ClassVar[Iterator[int]] = count(10_000)
     by_number: ClassVar[WeakValueDictionary[int, MemorySocket]] = WeakValueDictionary()
 
     def __init__(self) -> None:
