@@ -232,8 +232,10 @@ def _descriptor(transport: Any) -> FileDescriptor | None:
 def unsent_bytes(transport: Transport) -> int:
     """Return how many bytes wait in user space for the kernel to take them."""
     low = _descriptor(transport)
-    if low is None:
-        return 0
+    return 0 if low is None else _waiting_in(low)
+
+
+def _waiting_in(low: FileDescriptor) -> int:
     return len(low.dataBuffer) - low.offset + low._tempDataLen
 
 
@@ -251,7 +253,7 @@ def untaken_bytes(transport: Transport) -> int:
     in_kernel = bytearray(_INT.size)
     with contextlib.suppress(OSError):
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-    return unsent_bytes(transport) + int(_INT.unpack(in_kernel)[0])
+    return _waiting_in(low) + int(_INT.unpack(in_kernel)[0])
 
 
 class _Nobody:
@@ -452,7 +454,7 @@ class RelayProtocol(WebSocketServerProtocol):
             low.stopReading()
             low.stopWriting()
             low.reactor = self.factory.poller
-            if unsent_bytes(self.transport):
+            if _waiting_in(low):
                 low.startWriting()  # of the TLS handshake
         self.transport.resumeProducing()
 
@@ -897,12 +899,12 @@ class RelayProtocol(WebSocketServerProtocol):
             return False
         TLSMemoryBIOProtocol.write(transport, data)
         low = _descriptor(transport)
-        if low is None or not unsent_bytes(transport):
+        if low is None or not _waiting_in(low):
             return False
         if not low.disconnecting:
             # An error is for the poller to find: it comes again when that lets it write.
             low.doWrite()
-        return unsent_bytes(transport) > 0
+        return _waiting_in(low) > 0
 
     def _is_behind(self) -> bool:
         """Whether a TCP or UNIX transport still has something to write."""
