@@ -535,8 +535,6 @@ class RelayProtocol(WebSocketServerProtocol):
         the close frame.
         """
         self.flush()
-        if self.life is Life.GONE:
-            return  # The close frame has shown that the peer is.
         self.unregisterProducer()
         if ISSLTransport.providedBy(self.transport) or not hasattr(
             self.transport, "loseWriteConnection"
