@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import ITEM_COST
@@ -55,15 +55,35 @@ class Ledger:
                 largest.clear()
 
 
-class _Queue:
-    """What an `Outbox` and a `Hold` have in common: a cost, and a place in the ledger."""
+_NOTHING: Final[deque[Any]] = deque(maxlen=0)
+"""Stands for every deque that would be empty: even that one takes 760 bytes, and most are."""
 
-    __slots__ = ("__weakref__", "_ledger", "cost", "on_shed")
+
+class _Queue:
+    """What an `Outbox` and a `Hold` have in common: items, a cost, a place in the ledger."""
+
+    __slots__ = ("__weakref__", "_items", "_ledger", "cost", "on_shed")
+
+    _items: deque[Any]
 
     def __init__(self, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         self._ledger = ledger
         self.on_shed = on_shed
         self.cost = 0
+        self._items = _NOTHING
+
+    def _append(self, item: Frame | Close) -> None:
+        if self._items is _NOTHING:
+            self._items = deque()
+        self._items.append(item)
+        self._charge(_cost(item))
+
+    def _take(self) -> Any:
+        item = self._items.popleft()
+        if not self._items:
+            self._items = _NOTHING
+        self._charge(-_cost(item))
+        return item
 
     def _charge(self, change: int) -> None:
         self.cost += change
@@ -89,12 +109,13 @@ class Outbox(_Queue):
     The item being written counts until the transport has passed all of it to the kernel.
     """
 
-    __slots__ = ("_items", "_writing", "budget")
+    __slots__ = ("_writing", "budget")
+
+    _items: deque[Frame | Close]
 
     def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         super().__init__(ledger, on_shed)
         self.budget = budget
-        self._items: deque[Frame | Close] = deque()
         self._writing = 0
 
     def __bool__(self) -> bool:
@@ -109,8 +130,7 @@ class Outbox(_Queue):
 
         Whoever queues asks `would_pass_budget` first; a close is queued whatever the budget.
         """
-        self._items.append(item)
-        self._charge(_cost(item))
+        self._append(item)
 
     @property
     def close(self) -> Close | None:
@@ -120,8 +140,7 @@ class Outbox(_Queue):
 
     def pop(self) -> Frame | Close:
         """Take the next item. Raises `IndexError` when there is none."""
-        item = self._items.popleft()
-        self._charge(-_cost(item))
+        item: Frame | Close = self._take()
         return item
 
     def writing(self, size: int) -> None:
@@ -138,7 +157,7 @@ class Outbox(_Queue):
 
     def clear(self) -> None:
         """Drop everything, as the connection is closing."""
-        self._items.clear()
+        self._items = _NOTHING
         if self.cost:
             self._writing = 0
             self._charge(-self.cost)
@@ -150,22 +169,23 @@ class Hold(_Queue):
     ``farewell`` is the close notice of a phone that has gone; it stands behind the frames.
     """
 
-    __slots__ = ("_frames", "_low", "budget", "farewell")
+    __slots__ = ("_low", "budget", "farewell")
+
+    _items: deque[bytes]
 
     def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
         super().__init__(ledger, on_shed)
         self.budget = budget
         self._low = budget // 2
         self.farewell: bytes | None = None
-        self._frames: deque[bytes] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._frames) or self.farewell is not None
+        return bool(self._items) or self.farewell is not None
 
     @property
     def frames(self) -> int:
         """How many frames are held."""
-        return len(self._frames)
+        return len(self._items)
 
     @property
     def full(self) -> bool:
@@ -182,9 +202,8 @@ class Hold(_Queue):
 
     def push(self, frame: bytes) -> None:
         """Hold ``frame``. What the phone had sent already is held even over the budget."""
-        self._frames.append(frame)
         self._ledger.held += 1
-        self._charge(_cost(frame))
+        self._append(frame)
 
     def say_farewell(self, notice: bytes) -> None:
         """Hold ``notice`` behind the frames: the phone has gone and sends no more."""
@@ -193,22 +212,21 @@ class Hold(_Queue):
 
     def pop(self) -> bytes | None:
         """Take the frame that came first; None when only the farewell is left."""
-        if not self._frames:
+        if not self._items:
             return None
-        frame = self._frames.popleft()
-        self._charge(-_cost(frame))
+        frame: bytes = self._take()
         return frame
 
     def drop_frames(self) -> None:
         """Drop the frames and leave the farewell."""
-        if self._frames:
-            self._frames.clear()
+        if self._items:
+            self._items = _NOTHING
             left = 0 if self.farewell is None else _cost(self.farewell)
             self._charge(left - self.cost)
 
     def clear(self) -> None:
         """Drop everything, the farewell too."""
-        self._frames.clear()
+        self._items = _NOTHING
         self.farewell = None
         if self.cost:
             self._charge(-self.cost)

@@ -15,6 +15,7 @@ from pyrycode_relay.envelope import is_json
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.outbox import Frame
+from pyrycode_relay.tally import FRAME, Traffic
 from pyrycode_relay.wire import RelayFactory, RelayProtocol, refusing_bugs
 
 if TYPE_CHECKING:
@@ -31,15 +32,7 @@ _REFUSED = {
 class PhoneProtocol(RelayProtocol):
     """A phone's connection."""
 
-    __slots__ = (
-        "bytes_in",
-        "bytes_out",
-        "frames_in",
-        "frames_out",
-        "phone",
-        "server_id",
-        "since",
-    )
+    __slots__ = ("phone", "received", "sent", "server_id", "since")
 
     backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
@@ -51,10 +44,8 @@ class PhoneProtocol(RelayProtocol):
         """The phone's place; None before it is registered and after it has ended."""
         self.server_id = ""
         self.since = 0.0
-        self.frames_in = 0
-        self.bytes_in = 0
-        self.frames_out = 0
-        self.bytes_out = 0
+        self.received = 0
+        self.sent = 0
 
     @property
     def _exchange(self) -> Exchange:
@@ -108,14 +99,12 @@ class PhoneProtocol(RelayProtocol):
             )
             self.close(codes.NOT_JSON)
             return
-        self.frames_in += 1
-        self.bytes_in += len(payload)
+        self.received += FRAME + len(payload)
         phone.send(payload)
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
-        self.frames_out += 1
-        self.bytes_out += len(frame)
+        self.sent += FRAME + len(frame)
         if self.writable and not self.outbox.cost:
             self.send(frame)
             return True
@@ -136,14 +125,15 @@ class PhoneProtocol(RelayProtocol):
             return
         exchange.tally.phones.leave(self)
         exchange.registry.unregister(phone, close_code)
+        traffic = Traffic.of(self.received, self.sent)
         exchange.observer.saw(
             Event.PHONE_UNREGISTERED,
             server_id=self.server_id,
             conn_id=phone.conn_id,
             close_code=close_code,
             duration=round(exchange.clock.seconds() - self.since, 3),
-            frames=self.frames_in + self.frames_out,
-            bytes=self.bytes_in + self.bytes_out,
+            frames=traffic.frames_in + traffic.frames_out,
+            bytes=traffic.bytes_in + traffic.bytes_out,
             reason=reason,
         )
 

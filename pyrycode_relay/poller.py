@@ -43,6 +43,22 @@ class Gatherer(Protocol):
         """Drop the connection at once."""
 
 
+class SocketReader:
+    """A protocol that reads the socket of its transport itself.
+
+    That is fewer steps for every read, and fewer objects that no cache holds where there are
+    thousands of connections.
+    """
+
+    __slots__ = ()
+
+    transport: Any
+
+    def doRead(self) -> object:
+        """Read once, as a transport would; return why the connection is lost, None if not."""
+        raise NotImplementedError
+
+
 class Epoll(Protocol):
     """What the poller needs of `select.epoll`."""
 
@@ -63,6 +79,10 @@ class Epoll(Protocol):
 
     def close(self) -> None:
         """Close the set."""
+
+
+def _transport(reader: Any) -> Any:
+    return reader.transport if isinstance(reader, SocketReader) else reader
 
 
 @implementer(IReactorFDSet, IReadDescriptor)
@@ -87,6 +107,8 @@ class Poller(_DisconnectSelectableMixin):
         self._epoll: Epoll | None = None
         # By number, which the kernel keeps low; a list has less to go through than a dictionary.
         self._descriptors: list[Any] = []
+        self._readers: list[Any] = []
+        """Who reads for each of them: itself, or its protocol."""
         self._polled: dict[int, int] = {}
         self._writers: dict[IWriteDescriptor, None] = {}
         self._gatherers: list[Gatherer] = []
@@ -133,33 +155,33 @@ class Poller(_DisconnectSelectableMixin):
     def doRead(self) -> None:
         """Serve the connections that are ready."""
         assert self._epoll is not None  # noqa: S101 - it is polled, so it is there
-        descriptors = self._descriptors
+        readers = self._readers
         self.busy = True
         self.now = self._seconds()
         try:
             for number, events in self._epoll.poll(0, BATCH):
-                descriptor = descriptors[number]
+                reader = readers[number]
                 # One that is ready may have been closed by another one's message.
-                if descriptor is not None:
-                    self._serve(descriptor, events)
+                if reader is not None:
+                    self._serve(reader, events)
         finally:
             self._finish(self._write)
 
-    def _serve(self, descriptor: Any, events: int) -> None:
+    def _serve(self, reader: Any, events: int) -> None:
         why: object = None
         try:
             if events & _READ:
-                why = descriptor.doRead()
+                why = reader.doRead()
             if not why and events & _WRITE:
-                why = descriptor.doWrite()
+                why = _transport(reader).doWrite()
             elif not events & (_READ | _WRITE):
-                reading = self._polled.get(descriptor.fileno(), 0) & _READ
+                reading = self._polled.get(_transport(reader).fileno(), 0) & _READ
                 why = CONNECTION_DONE if reading else CONNECTION_LOST
         except Exception:
             _bugs.failure("a bug costs this connection")
             why = CONNECTION_LOST
         if why:
-            self._lose(descriptor, why, bool(events & _READ))
+            self._lose(_transport(reader), why, bool(events & _READ))
 
     def _lose(self, descriptor: Any, why: object, reading: bool) -> None:
         try:
@@ -237,15 +259,19 @@ class Poller(_DisconnectSelectableMixin):
             return
         if not events:
             del self._polled[number]
-            self._descriptors[number] = None
+            self._descriptors[number] = self._readers[number] = None
             self._epoll.unregister(number)
             return
         if before:
             self._epoll.modify(number, events)
         else:
             self._epoll.register(number, events)
-            self._descriptors += [None] * (number + 1 - len(self._descriptors))
+            missing = number + 1 - len(self._descriptors)
+            self._descriptors += [None] * missing
+            self._readers += [None] * missing
             self._descriptors[number] = descriptor
+            protocol = getattr(descriptor, "protocol", None)
+            self._readers[number] = protocol if isinstance(protocol, SocketReader) else descriptor
         self._polled[number] = events
 
     def removeAll(self) -> list[Any]:

@@ -37,6 +37,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ISSLTransport,
 )
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -53,7 +54,7 @@ from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.outbox import Frame, Ledger, Outbox
-from pyrycode_relay.poller import Poller
+from pyrycode_relay.poller import Poller, SocketReader
 from pyrycode_relay.tally import LegTally
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ _STALL_CHECKS: Final = 4
 
 _GATHERED: Final = 65_536
 """Bytes that are gathered for one peer before they are written: the transport's high water."""
+
+_READ_SIZE: Final = 65_536
+"""Bytes that are read at once: as many as a transport of Twisted's reads."""
 
 _MORE_CODES: Final = frozenset({1014})
 """Close codes that IANA has registered and Autobahn does not know."""
@@ -263,22 +267,36 @@ class _Nobody:
         """Tell nobody."""
 
 
-def _left_by(descriptor: FileDescriptor, data: bytes) -> bytes:
-    """Let the socket take what it takes of ``data``; return the rest."""
-    taken = descriptor.writeSomeData(data)
-    at = 0
-    # One call takes a limited part of a large frame.
-    while isinstance(taken, int) and taken:
-        at += taken
-        if taken < descriptor.SEND_LIMIT or at == len(data):
-            break
-        taken = descriptor.writeSomeData(data[at:])
-    # An error is for the reactor to find: it comes again when it writes.
-    return data[at:]
+class _FramePath(SocketReader, WebSocketServerProtocol):  # type: ignore[misc]
+    """What every frame uses, in slots that lie together: three cache lines instead of six."""
+
+    __slots__ = (
+        "_direct",
+        "_last_life",
+        "_message_since",
+        "_on_life",
+        "_out",
+        "_out_payload",
+        "_out_size",
+        "_pinged",
+        "_socket",
+        "_stall_watched",
+        "_straddler",
+        "_untaken",
+        "current_frame",
+        "data",
+        "factory",
+        "failedByMe",
+        "inside_message",
+        "life",
+        "outbox",
+        "state",
+        "writable",
+    )
 
 
 @implementer(IPushProducer)
-class RelayProtocol(WebSocketServerProtocol):
+class RelayProtocol(_FramePath):
     """One connection, from the upgrade on. Its two subclasses are the relay's endpoints.
 
     A subclass validates the request's headers in ``onConnect`` (raising
@@ -287,42 +305,22 @@ class RelayProtocol(WebSocketServerProtocol):
     socket is gone. An error in any of them costs this connection and leaves a traceback.
     """
 
-    # What is used for every frame lies in slots: quicker than the dictionary besides, and a
-    # tenth of its size. What Autobahn sets on every connection stands on the class (`_settled`).
+    # What is not on the class for all (`_settled`) lies in slots: quicker than the dictionary
+    # besides, and a tenth of its size.
     __slots__ = (
         "_heartbeat_interval",
-        "_last_life",
         "_message",
-        "_message_since",
-        "_on_life",
-        "_out",
-        "_out_payload",
-        "_out_size",
         "_owed_pong",
         "_ping_sent",
-        "_pinged",
         "_plain",
         "_progress",
         "_reading",
-        "_stall_watched",
-        "_straddler",
-        "_taken",
         "_timers",
-        "_written",
         "accepted",
-        "current_frame",
-        "data",
         "device_name",
-        "factory",
-        "failedByMe",
-        "inside_message",
-        "life",
-        "outbox",
         "place",
         "remote",
-        "state",
         "transport",
-        "writable",
     )
 
     log = _Mute()
@@ -333,7 +331,6 @@ class RelayProtocol(WebSocketServerProtocol):
     transport: Transport  # type: ignore[assignment]
     _heartbeat_interval: float
     _message: bytes | bytearray
-    _plain: FileDescriptor | None
     backlog_close: ClassVar[Close | None] = None
     """With what a peer is closed that does not read what is queued for it. None where nothing is
     queued: such a connection never has more than one message under way."""
@@ -367,11 +364,14 @@ class RelayProtocol(WebSocketServerProtocol):
         self._straddler: _Straddler | None = None
         self._message = b""
         self._message_since: float | None = None
-        self._out: list[Frame] = []
+        self._out: list[Frame] | None = None
         self._out_size = 0
         self._out_payload = 0
-        self._written = 0
-        self._taken = 0
+        self._untaken: int | None = None
+        """What a peer had not taken at the last look, with all that was written since."""
+        self._direct = False
+        self._plain: FileDescriptor | None = None
+        self._socket: socket.socket | None = None
         self._stall_watched = False
         self._progress = 0.0
         self._last_life = factory.seconds()
@@ -447,7 +447,9 @@ class RelayProtocol(WebSocketServerProtocol):
     def connectionMade(self) -> None:
         """Prepare the connection; called by `take_over` through ``makeConnection``."""
         low = _descriptor(self.transport)
-        self._plain = None if isinstance(self.transport, ProtocolWrapper) else low
+        if low is not None and not isinstance(self.transport, ProtocolWrapper):
+            self._plain = low
+            self._socket = getattr(low, "socket", None)
         self.factory.connections.add(self)
         if low is not None:
             self.factory.prepare_socket(low)
@@ -620,13 +622,27 @@ class RelayProtocol(WebSocketServerProtocol):
             self._cancel(name)
         self.outbox.retire()
         self._straddler = None
-        self._out.clear()
+        self._out = None
         self._out_size = self._out_payload = 0
-        self._plain = None
+        self._plain = self._socket = None
+        self._direct = False
         self.state = self.STATE_CLOSED
         self.factory.connections.discard(self)
 
     # Reading
+
+    def doRead(self) -> object:
+        """Read the socket in its transport's place; return why it is lost, if it is."""
+        try:
+            data = self._socket.recv(_READ_SIZE)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.dataReceived(data)
+        return None
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the socket."""
@@ -841,14 +857,15 @@ class RelayProtocol(WebSocketServerProtocol):
 
         Where the transport has something to write already it gathers better than we do.
         """
-        if not self._out:
+        if self._out is None:
             poller = self.factory.poller
-            if not poller.busy or self._is_behind():
-                self._out.extend(parts)
+            self._out = list(parts)
+            if not poller.busy or (not self._direct and self._is_behind()):
                 poller.run(self.flush)
                 return
             poller.gather(self)
-        self._out += parts
+        else:
+            self._out += parts
         self._out_size += size
         if self._out_size > _GATHERED:
             self.flush()
@@ -858,14 +875,15 @@ class RelayProtocol(WebSocketServerProtocol):
 
         What the socket does not take is watched from then on, for the write stall.
         """
-        if not self._out:
+        if self._out is None:
             return
         data = b"".join(self._out)
-        self._out.clear()
+        self._out = None
         self._out_size = 0
         payload, self._out_payload = self._out_payload, 0
-        self._written += len(data)
-        left = self._write(data) if self._plain is None else self._write_plain(self._plain, data)
+        if self._untaken is not None:
+            self._untaken += len(data)
+        left = self._write_plain(data) if self._direct else self._write(data)
         if left and not self._stall_watched:
             self._look()
             self._progress = self.factory.clock.seconds()
@@ -873,28 +891,35 @@ class RelayProtocol(WebSocketServerProtocol):
         if payload and not self.writable:
             self.outbox.writing(payload)
 
-    def _write_plain(self, plain: FileDescriptor, data: bytes) -> bool:
-        """Write to a socket, and say whether some of it has to wait.
+    def _write_plain(self, data: bytes) -> bool:
+        """Write to the socket of a transport that has nothing else to write; the same answer.
 
         Twisted's transports write when the reactor next comes round, after two system calls to
         be told so. What the socket does not take at once goes that way.
         """
-        if plain.connected and not plain.disconnecting and not self._is_behind():
-            data = _left_by(plain, data)
-        if data:
-            plain.write(data)
-        return bool(data)
+        try:
+            taken = self._socket.send(data)  # type: ignore[union-attr]
+        except OSError:
+            # Full; or an error, which is for the poller to find: it comes again there.
+            taken = 0
+        if taken == len(data):
+            return False
+        self._direct = False
+        self.transport.write(data[taken:])
+        return True
 
     def _write(self, data: bytes) -> bool:
-        """Write to TLS, or whatever else there is, and say whether some of it has to wait.
+        """Write to any transport, and say whether some of it has to wait.
 
         TLS would gather for another turn what has been gathered here, so that part of it is
         passed by, and the socket below is let write at once.
         """
         transport = self.transport
+        if self._plain is not None and not self._is_behind():
+            return self._write_plain(data)
         if not isinstance(transport, TLSMemoryBIOProtocol):
             transport.write(data)
-            return False
+            return self._plain is not None
         TLSMemoryBIOProtocol.write(transport, data)
         low = _descriptor(transport)
         if low is None or not _waiting_in(low):
@@ -905,11 +930,16 @@ class RelayProtocol(WebSocketServerProtocol):
         return _waiting_in(low) > 0
 
     def _is_behind(self) -> bool:
-        """Whether a TCP or UNIX transport still has something to write."""
+        """Whether a TCP or UNIX transport still has something to write, or is about to close.
+
+        If not, its socket can be written to directly, until that does not take all.
+        """
         plain = self._plain
-        return plain is not None and bool(
-            plain._tempDataLen or len(plain.dataBuffer) != plain.offset
-        )
+        if plain is None:
+            return False
+        closing = plain.disconnecting or plain._writeDisconnecting
+        self._direct = bool(plain.connected and not closing and not _waiting_in(plain))
+        return not self._direct
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame as a message of its own, now or after what is queued.
@@ -993,6 +1023,7 @@ class RelayProtocol(WebSocketServerProtocol):
         self._stall_watched = False
         self._look()
         if not unsent_bytes(self.transport):
+            self._look_away()
             return
         idle = self.factory.clock.seconds() - self._progress
         if idle < self._limits.write_stall - _ROUNDING:
@@ -1007,11 +1038,16 @@ class RelayProtocol(WebSocketServerProtocol):
         peer whose pong waits behind a long backlog. When all is taken it has the ping too.
         """
         untaken = untaken_bytes(self.transport)
-        before, self._taken = self._taken, self._written - untaken
-        if self._taken > before:
+        if self._untaken is not None and untaken < self._untaken:
             self._progress = self.factory.clock.seconds()
             if untaken:
                 self._show_life()
+        self._untaken = untaken
+
+    def _look_away(self) -> None:
+        """Count what is written no more, unless somebody still wants to see it taken."""
+        if not self._stall_watched and not self._pinged and self._on_life is None:
+            self._untaken = None
 
     def _show_life(self) -> None:
         self._put_off_ping()
@@ -1046,6 +1082,7 @@ class RelayProtocol(WebSocketServerProtocol):
 
     def _rearm_heartbeat(self) -> None:
         self._pinged = False
+        self._look_away()
         jitter = self.factory.random.uniform(1 - _HEARTBEAT_JITTER, 1 + _HEARTBEAT_JITTER)
         self._heartbeat_interval = self._limits.heartbeat_interval * jitter
         self._later("heartbeat", self._heartbeat_interval, self._beat)
@@ -1093,6 +1130,7 @@ class RelayProtocol(WebSocketServerProtocol):
     def _answer_probe(self, alive: bool) -> None:
         self._cancel("probe")
         answered, self._on_life = self._on_life, None
+        self._look_away()
         if answered is not None:
             self._contained(answered, alive)
 

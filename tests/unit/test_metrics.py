@@ -15,6 +15,7 @@ from pyrycode_relay.process import Descriptors
 from pyrycode_relay.registry import Claimed
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
+from pyrycode_relay.tally import FRAME
 from tests.system.harness import eventually
 from tests.unit.bench import Binary, Cases, Leg
 
@@ -24,7 +25,7 @@ BINARIES, PHONES = 500, 16
 class Talker:
     """Stands in for what a phone's connection counts."""
 
-    frames_in = bytes_in = frames_out = bytes_out = 1
+    received = sent = FRAME + 1
 
 
 class CellTests(Cases):

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.tally import Histogram, Pauses, PhoneTally
+from pyrycode_relay.tally import FRAME, Histogram, Pauses, PhoneTally
 from tests.unit.bench import Cases, examples
 
 
@@ -37,13 +37,11 @@ class Talker:
     """Stands in for a phone's connection."""
 
     def __init__(self) -> None:
-        self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = 0
+        self.received = self.sent = 0
 
     def talk(self, size: int) -> None:
-        self.frames_in += 1
-        self.bytes_in += size
-        self.frames_out += 2
-        self.bytes_out += 3 * size
+        self.received += FRAME + size
+        self.sent += 2 * FRAME + 3 * size
 
 
 class TrafficTests(Cases):

@@ -228,12 +228,12 @@ class LaneTest(WireTest):
         """An error in writing to one phone costs that phone; others get what was gathered."""
         binary = self.relay.binary()
         phones = [self.relay.phone() for _ in range(3)]
-        side: Any = self.relay.server_side(phones[1])
+        sock: Any = phones[1].socket
 
         def fail(_: bytes) -> None:
             raise RuntimeError("a bug")
 
-        side.transport.writeSomeData = fail
+        sock.send = fail
         stream = b"".join(
             frame(1, b'{"conn_id":"%s","frame":1}' % phone.conn_id.encode()) for phone in phones
         )
