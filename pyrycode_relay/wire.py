@@ -38,6 +38,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -370,7 +371,7 @@ class RelayProtocol(_FramePath):
         self._untaken: int | None = None
         """What a peer had not taken at the last look, with all that was written since."""
         self._direct = False
-        self._plain: FileDescriptor | None = None
+        self._plain: Connection | None = None
         self._socket: socket.socket | None = None
         self._stall_watched = False
         self._progress = 0.0
@@ -448,8 +449,8 @@ class RelayProtocol(_FramePath):
         """Prepare the connection; called by `take_over` through ``makeConnection``."""
         low = _descriptor(self.transport)
         if low is not None and not isinstance(self.transport, ProtocolWrapper):
-            self._plain = low
-            self._socket = getattr(low, "socket", None)
+            self._plain = cast(Connection, low)
+            self._socket = self._plain.socket
         self.factory.connections.add(self)
         if low is not None:
             self.factory.prepare_socket(low)
