@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from benchmarks.measure import Bench, Cores, Server, allow_many_files, cpu_seconds, versions
+from benchmarks.measure import (
+    Bench,
+    Cores,
+    Server,
+    acknowledging_loopback,
+    allow_many_files,
+    cpu_seconds,
+    versions,
+)
+from benchmarks.report import Row
 from benchmarks.scenarios import (
     CROWD_IDS,
     CROWD_PHONES,
@@ -107,27 +116,42 @@ def measure_storm(bench: Bench, given: argparse.Namespace, tls: bool) -> list[di
 
 def measure_growth(bench: Bench, given: argparse.Namespace, tls: bool) -> list[dict[str, Any]]:
     """Let the crowd grow, and take the cost of a frame at each size, and for few beside it."""
+    sizes = GROWTH[:2] if given.quick else GROWTH
+    rows = [_grow(bench, given, tls, sizes)]
+    if given.quick:
+        return rows
+    with acknowledging_loopback() as bench.enter:
+        if bench.enter:
+            rows.append(_grow(bench, given, tls, (sizes[0], sizes[-1])))
+        else:
+            progress("growth where all is acknowledged at once: no network can be made for it")
+    bench.enter = ()
+    return rows
+
+
+def _grow(bench: Bench, given: argparse.Namespace, tls: bool, sizes: Sequence[int]) -> Row:
     job = {
-        "connections": GROWTH[:2] if given.quick else GROWTH,
+        "connections": sizes,
         "phones": CROWD_PHONES,
         "in_flight": GROWTH_IN_FLIGHT,
         "size": 256,
         "windows": 5,
         "seconds": given.seconds / 2,
     }
+    way = _transport(tls) + (", acknowledged at once" if bench.enter else "")
     steps = []
     with bench.server("relay", tls) as few, bench.server("relay", tls) as server:
         job["few"] = {"url": few.url, "pid": few.pid}
         for line in bench.load("growth", server, **job):
             if "connections" in line:
-                cost, ratio = report.growth_cost(line)
+                cost, ratio, segments = report.growth_cost(line)
                 progress(
-                    f"{_transport(tls)} growth: {line['connections']} connections, {cost:.1f} us, "
-                    f"ratio {ratio:.2f}"
+                    f"growth, {way}: {line['connections']} connections, {cost:.1f} us, "
+                    f"ratio {ratio:.2f}, {segments:.1f} segments"
                 )
             else:
                 steps = line["steps"]
-    return [{"transport": _transport(tls), "steps": steps}]
+    return {"transport": way, "steps": steps}
 
 
 def measure_dribble(bench: Bench, given: argparse.Namespace, tls: bool) -> list[dict[str, Any]]:

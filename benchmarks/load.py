@@ -22,7 +22,13 @@ from typing import Any, Final
 
 from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from benchmarks.measure import allow_many_files, cpu_seconds, resident_bytes, waited_seconds
+from benchmarks.measure import (
+    allow_many_files,
+    cpu_seconds,
+    resident_bytes,
+    segments_sent,
+    waited_seconds,
+)
 
 TEXT: Final = WSMsgType.TEXT
 AT_ONCE: Final = 32
@@ -181,7 +187,7 @@ class Window:
     def __init__(self, run: Run, pid: int) -> None:
         self.run, self.pid = run, pid
         run.latencies = array("d")
-        self.waited = waited_seconds(pid)
+        self.waited, self.segments = waited_seconds(pid), segments_sent()
         self.trips, self.start, self.cpu = run.round_trips, time.perf_counter(), cpu_seconds(pid)
 
     def close(self) -> dict[str, float]:
@@ -195,6 +201,7 @@ class Window:
             "frames": frames,
             "cpu_us": cpu / frames * 1e6,
             "frames_per_second": frames / wall,
+            "segments": (segments_sent() - self.segments) / frames,
             "busy": cpu / wall,
             "waited": (waited_seconds(self.pid) - self.waited) / wall,
             "p50_ms": ordered[len(ordered) // 2] * 1e3,

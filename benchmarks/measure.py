@@ -42,6 +42,14 @@ def waited_seconds(pid: int) -> float:
         return 0.0
 
 
+def segments_sent() -> int:
+    """Return how many TCP segments this machine has sent, or this network of its."""
+    names, numbers = (
+        line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if "Tcp:" in line
+    )
+    return int(numbers[names.index("OutSegs")])
+
+
 def resident_bytes(pid: int) -> int:
     """Return how much memory of a process is resident."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
@@ -92,6 +100,43 @@ class Certificate:
         return made
 
 
+_LOOPBACK: Final = """
+ip link set lo up
+for addresses in 127.0.0.0/8 127.0.0.1; do
+    ip route change local $addresses dev lo proto kernel scope host src 127.0.0.1 \\
+        table local quickack 1 || exit
+done
+echo ready
+cat
+"""
+
+
+@contextlib.contextmanager
+def acknowledging_loopback() -> Iterator[Sequence[str]]:
+    """Make a loopback network of our own on which every segment is acknowledged at once.
+
+    Yields what has to stand before a command so that it runs there; nothing where the machine
+    lets us make no network (``unshare``, ``nsenter`` and ``ip``, and user namespaces).
+    """
+    command = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", _LOOPBACK]
+    try:
+        holder = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        yield []
+        return
+    with holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        ready = holder.stdout.readline() == b"ready\n"
+        enter = ["nsenter", f"--target={holder.pid}", "--user", "--net", "--preserve-credentials"]
+        try:
+            yield enter if ready else []
+        finally:
+            holder.stdin.close()
+
+
 @dataclass(slots=True)
 class Bench:
     """Everything that starts processes needs: a scratch folder, cores, a certificate."""
@@ -99,6 +144,8 @@ class Bench:
     folder: Path
     cores: Cores
     relay_options: Sequence[str] = ()
+    enter: Sequence[str] = ()
+    """What stands before every command: that it runs in another network."""
     certificate: Certificate = field(init=False)
     _logs: int = field(init=False, default=0)
 
@@ -139,7 +186,9 @@ class Bench:
         self._logs += 1
         log = self.folder / f"{name}-{self._logs}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                [*self.enter, *command], stdout=output, stderr=subprocess.STDOUT
+            )
         os.sched_setaffinity(process.pid, {self.cores.server})
         server = Server(name, tls, process)
         deadline = time.monotonic() + _START
@@ -155,6 +204,7 @@ class Bench:
         """Run the load generator against a server; yield what it reports, the result last."""
         job |= {"kind": kind, "pid": server.pid, "url": server.url, "core": self.cores.load}
         command = [sys.executable, "-m", "benchmarks.load", json.dumps(job)]
+        command = [*self.enter, *command]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:

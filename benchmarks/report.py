@@ -147,14 +147,15 @@ def _storm(findings: Findings) -> Iterator[str]:
 
 def _growth(findings: Findings) -> Iterator[str]:
     rows = [
-        [transport, f"{connections:,}", f"{cost:.1f}", f"{ratio:.2f}"]
-        for transport, connections, cost, ratio in growth_costs(findings)
+        [transport, f"{connections:,}", f"{cost:.1f}", f"{ratio:.2f}", f"{segments:.1f}"]
+        for transport, connections, cost, ratio, segments in growth_costs(findings)
     ]
     if rows:
         yield f"CPU per frame as connections grow; {GROWTH_IN_FLIGHT} frames in flight, phones in"
         yield f"turn, so that all are used; and beside it, in turn, a relay that has {GROWTH[0]}"
         yield ""
-        yield from table(["transport", "connections", "relay us", f"to {GROWTH[0]}"], rows)
+        head = ["transport", "connections", "relay us", f"to {GROWTH[0]}", "segments a frame"]
+        yield from table(head, rows)
 
 
 def _dribble(findings: Findings) -> Iterator[str]:
@@ -169,15 +170,16 @@ def _dribble(findings: Findings) -> Iterator[str]:
         yield from table(["server", *(f"{size} KiB" for size in sizes)], rows)
 
 
-def growth_cost(step: Row) -> tuple[float, float]:
-    """Return the microseconds of a frame, and their ratio to those with few connections."""
+def growth_cost(step: Row) -> tuple[float, float, float]:
+    """Return a frame's microseconds, their ratio to those with few connections, its segments."""
     costs = [window["many"]["cpu_us"] for window in step["windows"]]
+    segments = [window["many"]["segments"] for window in step["windows"]]
     ratios = [each["many"]["cpu_us"] / each["few"]["cpu_us"] for each in step["windows"]]
-    return median(costs), median(ratios)
+    return median(costs), median(ratios), median(segments)
 
 
-def growth_costs(findings: Findings) -> list[tuple[str, int, float, float]]:
-    """Return (transport, connections, microseconds a frame, ratio to few connections)."""
+def growth_costs(findings: Findings) -> list[tuple[str, int, float, float, float]]:
+    """Return (transport, connections) with what `growth_cost` says of them."""
     return [
         (row["transport"], step["connections"], *growth_cost(step))
         for row in findings["growth"]
@@ -229,7 +231,7 @@ def _plot_growth(findings: Findings, file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 2.8), layout="constrained")
     costs = growth_costs(findings)
     for transport in _TRANSPORTS:
-        points = [(count, cost) for name, count, cost, _ in costs if name == transport]
+        points = [(count, cost) for name, count, cost, *_ in costs if name == transport]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=transport)
     axes.set_xlabel("connections")
