@@ -15,7 +15,7 @@ from pyrycode_relay.envelope import is_json
 from pyrycode_relay.events import Event
 from pyrycode_relay.exchange import Exchange
 from pyrycode_relay.outbox import Frame
-from pyrycode_relay.tally import FRAME, Traffic
+from pyrycode_relay.tally import FRAME, PhoneTally
 from pyrycode_relay.wire import RelayFactory, RelayProtocol, refusing_bugs
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _REFUSED = {
 class PhoneProtocol(RelayProtocol):
     """A phone's connection."""
 
-    __slots__ = ("phone", "received", "sent", "server_id", "since")
+    __slots__ = ("phone", "server_id", "since", "traffic")
 
     backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
@@ -44,8 +44,8 @@ class PhoneProtocol(RelayProtocol):
         """The phone's place; None before it is registered and after it has ended."""
         self.server_id = ""
         self.since = 0.0
-        self.received = 0
-        self.sent = 0
+        self.traffic = 0
+        """Frames in both directions, in units of a `FRAME` and of a byte."""
 
     @property
     def _exchange(self) -> Exchange:
@@ -74,7 +74,6 @@ class PhoneProtocol(RelayProtocol):
             return
         self.phone = outcome.phone
         self.since = exchange.clock.seconds()
-        exchange.tally.phones.enter(self)
         exchange.observer.saw(
             Event.PHONE_REGISTERED,
             server_id=self.server_id,
@@ -99,12 +98,16 @@ class PhoneProtocol(RelayProtocol):
             )
             self.close(codes.NOT_JSON)
             return
-        self.received += FRAME + len(payload)
+        counted = FRAME + len(payload)
+        self.traffic += counted
+        self.factory.tally.received += counted
         phone.send(payload)
 
     def deliver(self, frame: Frame) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
-        self.sent += FRAME + len(frame)
+        counted = FRAME + len(frame)
+        self.traffic += counted
+        self.factory.tally.sent += counted
         if self.writable and not self.outbox.cost:
             self.send(frame)
             return True
@@ -123,23 +126,24 @@ class PhoneProtocol(RelayProtocol):
         phone, self.phone = self.phone, None
         if phone is None:
             return
-        exchange.tally.phones.leave(self)
         exchange.registry.unregister(phone, close_code)
-        traffic = Traffic.of(self.received, self.sent)
+        frames, size = divmod(self.traffic, FRAME)
         exchange.observer.saw(
             Event.PHONE_UNREGISTERED,
             server_id=self.server_id,
             conn_id=phone.conn_id,
             close_code=close_code,
             duration=round(exchange.clock.seconds() - self.since, 3),
-            frames=traffic.frames_in + traffic.frames_out,
-            bytes=traffic.bytes_in + traffic.bytes_out,
+            frames=frames,
+            bytes=size,
             reason=reason,
         )
 
 
 class PhoneFactory(RelayFactory):
     """Makes phones' connections; ``gate`` is what their version of the protocol asks for."""
+
+    tally: PhoneTally
 
     def __init__(self, exchange: Exchange, gate: headers.Gate) -> None:
         super().__init__(

@@ -7,7 +7,7 @@ are called outside, and how they are shown, is the metrics' business.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 ROUND_TRIPS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of a ping's round trip, in seconds: from the same machine to the time-out."""
@@ -92,47 +92,21 @@ class Traffic(NamedTuple):
     frames_out: int = 0
     bytes_out: int = 0
 
-    @classmethod
-    def of(cls, received: int, sent: int) -> Traffic:
-        """Take apart what was counted in units of a `FRAME` and of a byte."""
-        return cls(*divmod(received, FRAME), *divmod(sent, FRAME))
-
-
-class Talker(Protocol):
-    """A connection that counts its own traffic: what each frame adds to is at hand there."""
-
-    received: int
-    sent: int
-
 
 class PhoneTally(LegTally):
-    """What is counted of phones: besides, what comes from them and goes to them."""
+    """What is counted of phones: besides, what has come from them and gone to them."""
 
-    __slots__ = ("_received", "_sent", "_talking")
+    __slots__ = ("received", "sent")
 
     def __init__(self) -> None:
         super().__init__()
-        self._received = 0
-        self._sent = 0
-        self._talking: set[Talker] = set()
-
-    def enter(self, phone: Talker) -> None:
-        """Count what ``phone`` counts."""
-        self._talking.add(phone)
-
-    def leave(self, phone: Talker) -> None:
-        """Keep what ``phone`` has counted: it counts no more."""
-        self._talking.remove(phone)
-        self._received += phone.received
-        self._sent += phone.sent
+        self.received = 0
+        """In units of a `FRAME` and of a byte, as is `sent`."""
+        self.sent = 0
 
     def traffic(self) -> Traffic:
-        """Return the traffic of all phones there ever were; half a millisecond for 8,000."""
-        received, sent = self._received, self._sent
-        for phone in self._talking:
-            received += phone.received
-            sent += phone.sent
-        return Traffic.of(received, sent)
+        """Return the traffic of all phones there ever were."""
+        return Traffic(*divmod(self.received, FRAME), *divmod(self.sent, FRAME))
 
 
 class Tally:

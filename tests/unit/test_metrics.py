@@ -15,17 +15,10 @@ from pyrycode_relay.process import Descriptors
 from pyrycode_relay.registry import Claimed
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.settings import Settings
-from pyrycode_relay.tally import FRAME
 from tests.system.harness import eventually
 from tests.unit.bench import Binary, Cases, Leg
 
 BINARIES, PHONES = 500, 16
-
-
-class Talker:
-    """Stands in for what a phone's connection counts."""
-
-    received = sent = FRAME + 1
 
 
 class CellTests(Cases):
@@ -91,7 +84,7 @@ class CostTests(Cases):
     def test_crowd(self) -> None:
         """A scrape of a relay with 8,000 phones costs little more than one of an empty relay.
 
-        It is the same work but for sums over server-ids and phones, so it is no matter of the
+        It is the same work but for sums over server-ids, so it is no matter of the
         machine.
         """
         service = RelayService(
@@ -104,7 +97,6 @@ class CostTests(Cases):
             assert isinstance(claimed, Claimed)
             for _ in range(PHONES):
                 registry.register(f"server-{number}", Leg())
-                service.exchange.tally.phones.enter(Talker())
         self.assertEqual(registry.phones, BINARIES * PHONES)
         self.assertLess(self.cost(service), 3 * empty)
         registry.close()
