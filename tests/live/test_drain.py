@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.phone_endpoint import PhoneProtocol
+from pyrycode_relay.tally import FRAME
 from tests.live.harness import (
     PING,
     PONG,
@@ -129,7 +130,7 @@ class Draining(RelayCase):
         listening = self.in_thread(binary.closing)
         for phone in phones:
             ended = server_end(phone)
-            await self.until(lambda: cast(PhoneProtocol, ended).frames_in > 10, "talk")  # noqa: B023
+            await self.until(lambda: cast(PhoneProtocol, ended).traffic > 10 * FRAME, "talk")  # noqa: B023
         started = time.monotonic()
         stopping = self.stop_relay(relay)
         self.assertEqual(GONE, tuple((await listening)[1:]))
