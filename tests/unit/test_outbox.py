@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import ITEM_COST
-from pyrycode_relay.outbox import Hold, Ledger, Outbox
+from pyrycode_relay.outbox import _NOTHING, Hold, Ledger, Outbox
 from tests.unit.bench import Cases, cases, endless, examples
 
 BYE = Close(4401, "")
@@ -110,6 +110,43 @@ class OutboxTests(Cases):
         for _ in range(5000):
             self.assertFalse(outbox.would_pass_budget(b"1" * 700))
             outbox.push(b"1" * 700)
+
+
+class EmptyTests(Cases):
+    """An empty queue keeps nothing: one empty deque stands for those of thousands."""
+
+    @cases({"outbox": (Outbox,), "hold": (Hold,)})
+    def test_what_is_shared(self, kind: type[Outbox | Hold]) -> None:
+        """A queue has a deque of its own only while something is queued, however it ends."""
+        ledger = endless()
+        one, other = kind(1000, ledger, nothing), kind(1000, ledger, nothing)
+        for empty in (one.pop, one.clear, one.retire):
+            self.assertIs(one._items, _NOTHING)
+            one.push(b"1")
+            one.push(b"2")
+            self.assertIsNot(one._items, _NOTHING)
+            self.assertFalse(other)
+            one.pop()
+            empty()
+        self.assertIs(one._items, _NOTHING)
+        self.assertEqual((len(_NOTHING), ledger.total), (0, 0))
+
+    def test_dropped(self) -> None:
+        """A hold whose frames are dropped, and one that is shed as it is filled, keep none."""
+        ledger = Ledger(1000)
+        hold = Hold(10_000, ledger, None)
+        hold.on_shed = hold.drop_frames
+        for _ in range(2):
+            hold.push(b"1" * 500)
+            hold.say_farewell(b"1" * 500)
+            self.assertIs(hold._items, _NOTHING)
+            hold.clear()
+        self.assertEqual((len(_NOTHING), ledger.total), (0, 0))
+
+    def test_nothing_can_be_put_into_it(self) -> None:
+        """Even who would by mistake cannot put anything into what is shared."""
+        _NOTHING.append(b"1")
+        self.assertEqual(len(_NOTHING), 0)
 
 
 class HoldTests(Cases):

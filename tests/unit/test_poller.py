@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyrycode_relay.poller import BATCH, Poller
+from pyrycode_relay.poller import BATCH, Poller, SocketReader
 
 
 class Counting:
@@ -53,6 +53,7 @@ class End:
         self.unwritten = b""
         self.lost: list[type[BaseException] | None] = []
         self.on_read: Callable[[], object] = lambda: None
+        self.protocol: object = None
         poller.addReader(self)
 
     def doRead(self) -> object:
@@ -87,6 +88,21 @@ class End:
     def connectionLost(self, reason: Failure) -> None:
         self.lost.append(reason.type)
         self.close()
+
+
+class Reader(SocketReader):
+    """A protocol that reads its transport's socket itself."""
+
+    def __init__(self, end: End) -> None:
+        self.transport = end
+        self.read: list[bytes] = []
+
+    def doRead(self) -> object:
+        data: bytes = self.transport.sock.recv(65536)
+        if not data:
+            return CONNECTION_DONE
+        self.read.append(data)
+        return None
 
 
 class PollerTests(SynchronousTestCase):
@@ -323,6 +339,71 @@ class PollerTests(SynchronousTestCase):
         self.poller.doRead()
         self.assertEqual(good.read, [b"x", b"y"])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
+
+    def reader(self) -> tuple[End, Reader]:
+        """Make a connection whose protocol reads for it."""
+        end = self.end()
+        self.poller.removeReader(end)
+        reader = Reader(end)
+        end.protocol = reader
+        self.poller.addReader(end)
+        return end, reader
+
+    def test_a_protocol_that_reads(self) -> None:
+        """A protocol that reads its socket itself is asked to, not its transport; the transport
+        is what is polled, what writes, and what is told of the end."""
+        end, reader = self.reader()
+        end.far.send(b"x")
+        self.poller.doRead()
+        self.assertEqual((reader.read, end.read), ([b"x"], []))
+        self.assertEqual(self.poller.getReaders(), [end])
+        self.poller.run(end.write, bytes(4 * 2**20))
+        self.assertEqual(self.poller.getWriters(), [end])
+        self.poller.doRead()
+        self.assertLess(len(end.unwritten), 4 * 2**20)
+        end.far.shutdown(socket.SHUT_WR)
+        self.poller.doRead()
+        self.assertEqual(end.lost, [ConnectionDone])
+        self.assertEqual(self.poller.removeAll(), [])
+
+    def test_a_bug_in_a_protocol_that_reads(self) -> None:
+        """An error in such a protocol's reading costs its connection, and no other."""
+        (bad, reader), good = self.reader(), self.end()
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        reader.doRead = fail  # type: ignore[method-assign]
+        for each in (bad, good):
+            each.far.send(b"x")
+        self.poller.doRead()
+        self.assertEqual((bad.lost, good.read), ([ConnectionLost], [b"x"]))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_a_hang_up_of_a_protocol_that_reads(self) -> None:
+        """A hang-up with nothing to read is the transport's end, who reads for it or not."""
+        end, reader = self.reader()
+        end.write(b"x")
+        self.poller.removeReader(end)
+        end.far.close()
+        self.poller.doRead()
+        self.assertEqual((end.lost, reader.read), ([ConnectionLost], []))
+
+    def test_who_reads_next(self) -> None:
+        """A connection that is polled no more leaves nobody behind who would read for the next
+        one with its number; one that is polled again is read by who is its protocol then."""
+        end, reader = self.reader()
+        self.poller.removeReader(end)
+        self.assertFalse(any(self.poller._readers))
+        end.far.send(b"x")
+        self.poller.doRead()
+        self.assertEqual(reader.read, [])
+        end.protocol = None
+        self.poller.addReader(end)
+        self.poller.doRead()
+        self.assertEqual((reader.read, end.read), ([], [b"x"]))
+        end.close()
+        self.assertFalse(any(self.poller._readers) or any(self.poller._descriptors))
 
     def test_twice_is_once(self) -> None:
         """Asking again for what is polled, or not to be polled any more, changes nothing."""
