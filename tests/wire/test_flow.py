@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import weakref
 from typing import ClassVar
 
 from websockets.frames import Opcode
 
 from pyrycode_relay.limits import OnReclaim
-from tests.wire.harness import Binary, Client, WireTest, frame
+from pyrycode_relay.wire import unsent_bytes
+from tests.wire.harness import (
+    Binary,
+    Client,
+    WireTest,
+    frame,
+)
 
 TRANSPORT = 65_536
 """Bytes that Twisted's transport takes before it says stop."""
@@ -16,6 +25,12 @@ TRANSPORT = 65_536
 def text_of(size: int, number: int = 0) -> str:
     """Return a JSON text of ``size`` bytes that begins with a number."""
     return '"' + f"{number:06}" + "x" * (size - 8) + '"'
+
+
+def addressed(phone: Client, *texts: bytes) -> bytes:
+    """Return what a daemon sends to have ``phone`` get each of ``texts``."""
+    conn_id = phone.conn_id.encode()
+    return b"".join(frame(1, b'{"conn_id":"%s","frame":%s}' % (conn_id, text)) for text in texts)
 
 
 class GatheringTest(WireTest):
@@ -55,11 +70,103 @@ class GatheringTest(WireTest):
         self.assertEqual(binary.socket.sends - before, 1)
         self.assertEqual(self.relay.service._poller.getWriters(), [])
 
+    def test_after_a_backlog(self) -> None:
+        """A peer that has taken what waited for it is written to at once again."""
+        binary, phone = self.relay.pair()
+        for _ in range(3):
+            phone.stop_reading(100)
+            binary.forward(phone, text_of(1_000))
+            self.assertTrue(unsent_bytes(self.relay.server_side(phone).transport))
+            phone.resume_reading()
+            before = phone.socket.sends
+            binary.socket.inbound += addressed(phone, b"1", b"2")
+            self.relay.reactor.turn()
+            self.assertEqual(phone.socket.sends - before, 1)
+            self.assertEqual(self.relay.service._poller.getWriters(), [])
+            self.relay.pump()
+        self.assertEqual(phone.messages, [text_of(1_000).encode(), b"1", b"2"] * 3)
+
+    def test_a_part_in_the_midst_of_a_batch(self) -> None:
+        """When the socket takes a part only, what the same batch writes after it comes after it.
+
+        More than is gathered goes out before the batch is over, a part of it; the socket has
+        room again before the next.
+        """
+        binary, phone = self.relay.pair()
+        sock = phone.socket
+        send, parts = sock.send, iter([1, 40_000, 0, 7])
+
+        def take_a_part(data: bytes | memoryview) -> int:
+            return send(data[: next(parts, len(data))])
+
+        sock.send = take_a_part  # type: ignore[method-assign]
+        sock.window = 1_000_000
+        texts = [text_of(size, n).encode() for n, size in enumerate([50_000, 30_000, 9, 70_000, 9])]
+        binary.socket.inbound += addressed(phone, *texts)
+        self.relay.pump()
+        self.assertEqual(phone.messages, texts)
+        self.assertEqual(self.relay.queued, 0)
+
     def test_the_upgrade(self) -> None:
         """An answer to a handshake, and a close right behind it, leave in one call."""
         phone = self.relay.phone("nobody")
         self.assertEqual(phone.closed, (4404, "no server with that id"))
         self.assertEqual(phone.socket.sends, 1)
+
+
+class ReadingTest(WireTest):
+    """How a connection reads its socket, in its transport's place."""
+
+    def test_nothing_there(self) -> None:
+        """A read of a socket that has nothing after all costs nothing."""
+        binary, phone = self.relay.pair()
+        side = self.relay.server_side(phone)
+        self.assertIsNone(side.doRead())
+        phone.text("1")
+        self.assertEqual(binary.data_from(phone), [1])
+
+    def test_errors(self) -> None:
+        """Whatever the error, it costs this connection, is a loss, and none of the log's lines."""
+        binary = self.relay.binary()
+        for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ECONNRESET):
+            phone = self.relay.phone()
+
+            def fail(_: int, number: int = number) -> bytes:
+                raise OSError(number, "unreachable")
+
+            phone.socket.recv = fail  # type: ignore[method-assign]
+            phone.send(b"x")
+            self.assertTrue(phone.gone)
+            self.assertEqual(binary.notices[-1], (phone.conn_id, 1001))
+        self.assertEqual(self.log_loud(), [])
+
+    def test_the_last_words(self) -> None:
+        """What came before the end of the stream is read before the end is."""
+        binary, phone = self.relay.pair()
+        phone.socket.inbound += frame(1, b"1") * 30_000
+        phone.finish()
+        self.assertEqual(binary.data_from(phone), [1] * 30_000)
+        self.assertEqual(binary.notices, [(phone.conn_id, 1001)])
+
+    def test_nothing_is_left(self) -> None:
+        """When its socket goes, a connection is freed at once: the collector has nothing to find,
+        and the poller keeps nobody."""
+        for leave in (Client.reset, Client.finish, Client.close):
+            binary, phone = self.relay.pair()
+            phone.stop_reading(10)
+            binary.forward(phone, text_of(200_000))
+            phone.resume_reading()
+            phone.text("1")
+            sides = [weakref.ref(self.relay.server_side(each)) for each in (binary, phone)]
+            gc.collect()
+            gc.disable()
+            self.addCleanup(gc.enable)
+            leave(phone)
+            leave(binary)
+            self.relay.advance(31)
+            self.assertEqual([each() for each in sides], [None, None])
+            self.assertFalse(any(self.relay.service._poller._readers))
+            gc.enable()
 
 
 class OutboxTest(WireTest):
@@ -202,6 +309,48 @@ class WriteStallTest(WireTest):
             binary.forward(phone, "1")
             phone.send(frame(9, b"x"))
         self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
+
+    def test_counted_while_somebody_looks(self) -> None:
+        """What a peer takes is counted while some of it waits, while a ping does, and while a
+        claim does; and no longer."""
+        binary, phone = self.relay.pair()
+        side, other = self.relay.server_side(phone), self.relay.server_side(binary)
+        self.assertEqual((side._untaken, other._untaken), (None, None))
+        phone.stop_reading()
+        binary.forward(phone, text_of(70_000))
+        self.assertIsNotNone(side._untaken)
+        phone.resume_reading()
+        self.relay.advance(8)
+        self.assertIsNone(side._untaken)
+        phone.answers = binary.answers = False
+        self.relay.advance(34)
+        self.assertIsNotNone(side._untaken)
+        phone.send(frame(10))
+        binary.send(frame(10))
+        self.assertEqual((side._untaken, other._untaken), (None, None))
+        newcomer = self.relay.binary()
+        self.assertIsNotNone(other._untaken)
+        binary.send(frame(10))
+        self.assertIsNone(other._untaken)
+        self.assertEqual(newcomer.closed, (4409, "server-id already claimed"))
+
+    def test_one_of_them_looks_away(self) -> None:
+        """A ping that is answered does not end the watch on what waits, nor the other way round."""
+        binary, phone = self.relay.pair()
+        side = self.relay.server_side(phone)
+        phone.answers = False
+        phone.stop_reading()
+        self.relay.advance(34)
+        self.assertEqual((side._stall_watched, side._pinged), (True, True))
+        phone.resume_reading()
+        self.relay.advance(8)
+        self.assertEqual((side._stall_watched, side._pinged), (False, True))
+        self.assertIsNotNone(side._untaken)
+        phone.stop_reading()
+        binary.forward(phone, text_of(1_000))
+        phone.send(frame(10))
+        self.assertEqual((side._stall_watched, side._pinged), (True, False))
+        self.assertIsNotNone(side._untaken)
 
     def test_drained_peer_has_no_deadline(self) -> None:
         """A peer that has taken everything is under no write deadline."""
