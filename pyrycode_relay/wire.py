@@ -588,6 +588,8 @@ class RelayProtocol(_FramePath):
 
     def abort(self) -> None:
         """Drop the socket at once."""
+        # The transport would read no more even if it were told to; nor is anything looked at here.
+        self.failedByMe = True
         self.transport.abortConnection()
 
     def _send_close(self, close: Close) -> None:

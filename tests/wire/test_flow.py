@@ -148,6 +148,17 @@ class ReadingTest(WireTest):
         self.assertEqual(binary.data_from(phone), [1] * 30_000)
         self.assertEqual(binary.notices, [(phone.conn_id, 1001)])
 
+    def test_aborted(self) -> None:
+        """Of a connection that was aborted nothing is read any more, though reading is resumed."""
+        binary, phone = self.relay.pair()
+        side = self.relay.server_side(phone)
+        side.pause_reading()
+        side.abort()
+        side.resume_reading()
+        phone.send(frame(1, b"1"))
+        self.assertEqual(binary.data_from(phone), [])
+        self.assertTrue(phone.was_reset)
+
     def test_nothing_is_left(self) -> None:
         """When its socket goes, a connection is freed at once: the collector has nothing to find,
         and the poller keeps nobody."""
