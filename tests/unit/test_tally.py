@@ -7,7 +7,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.tally import FRAME, Histogram, Pauses, PhoneTally
+from pyrycode_relay.tally import FRAME, Histogram, Pauses, PhoneTally, Traffic
 from tests.unit.bench import Cases, examples
 
 
@@ -44,6 +44,12 @@ class TrafficTests(Cases):
             tally.sent += 2 * FRAME + sent
         count, sums = len(sizes), [sum(each) for each in zip(*sizes, strict=True)] or [0, 0]
         self.assertEqual(tally.traffic(), (count, sums[0], 2 * count, sums[1]))
+
+    def test_bytes_are_no_frames(self) -> None:
+        """However many bytes there are, exabytes of them, none of them is a frame."""
+        tally, size = PhoneTally(), 2**61
+        tally.received, tally.sent = 3 * (FRAME + size), 5 * (FRAME + size) + 7
+        self.assertEqual(tally.traffic(), (3, 3 * size, 5, 5 * size + 7))
 
 
 class PauseTests(Cases):

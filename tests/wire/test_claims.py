@@ -195,6 +195,21 @@ class ConflictTest(WireTest):
         self.assertEqual(newcomer.closed, CONFLICT)
         self.assertIsNone(incumbent.closed)
 
+    def test_slow_reader_with_more_to_come_is_alive(self) -> None:
+        """Nor is one that is sent more, while it is probed, than it takes."""
+        incumbent, phone = self.relay.pair()
+        incumbent.stop_reading()
+        phone.text('"' + "x" * 10_000 + '"')
+        newcomer = self.relay.binary()
+        for _ in range(40):
+            phone.text('"' + "x" * 1_000 + '"')
+            self.relay.advance(0.25)
+            incumbent.socket.window = 200
+            incumbent.read(200)
+        self.relay.advance(0.25)
+        self.assertEqual(newcomer.closed, CONFLICT)
+        self.assertIsNone(incumbent.closed)
+
     def test_other_ids(self) -> None:
         """Claims of other server-ids are not disturbed; ids are compared as they are."""
         self.silent_incumbent()

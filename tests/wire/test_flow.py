@@ -107,6 +107,29 @@ class GatheringTest(WireTest):
         self.assertEqual(phone.messages, texts)
         self.assertEqual(self.relay.queued, 0)
 
+    def test_much_in_a_batch(self) -> None:
+        """However much a batch had for a peer, the next one gathers again."""
+        binary, phone = self.relay.pair()
+        phone.socket.window = 1_000_000
+        binary.socket.inbound += addressed(phone, *[text_of(50_000).encode()] * 3)
+        self.relay.pump()
+        before = phone.socket.sends
+        binary.socket.inbound += addressed(phone, b"1", b"2", b"3")
+        self.relay.pump()
+        self.assertEqual(phone.socket.sends - before, 1)
+
+    def test_to_one_that_has_gone(self) -> None:
+        """What is written to a connection that is lost goes nowhere, and nobody waits for it."""
+        _, phone = self.relay.pair()
+        side = self.relay.server_side(phone)
+        phone.text("1")
+        phone.reset()
+        timers = len(self.relay.reactor.getDelayedCalls())
+        side.send(b"1")
+        self.relay.service._poller.run(side.send, b"2")
+        self.assertEqual(len(self.relay.reactor.getDelayedCalls()), timers)
+        self.assertEqual(self.log_loud(), [])
+
     def test_the_upgrade(self) -> None:
         """An answer to a handshake, and a close right behind it, leave in one call."""
         phone = self.relay.phone("nobody")
@@ -295,6 +318,19 @@ class WriteStallTest(WireTest):
         self.assertEqual(binary.notices, [])
         phone.resume_reading()
         self.assertEqual(len(phone.messages), 10)
+
+    def test_with_more_to_come(self) -> None:
+        """A peer that takes a little is no stalled one though it is sent more than it takes."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        for number in range(60):
+            binary.forward(phone, text_of(1_000, number))
+            self.relay.advance(1)
+            phone.socket.window = 200
+            phone.read(200)
+        self.assertEqual(binary.notices, [])
+        phone.resume_reading()
+        self.assertEqual([int(each[1:7]) for each in phone.messages], list(range(60)))
 
     def test_progress_ends(self) -> None:
         """The time counts from the last progress."""
