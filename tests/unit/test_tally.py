@@ -7,7 +7,7 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.tally import FRAME, Histogram, Pauses, PhoneTally, Traffic
+from pyrycode_relay.tally import FRAME, Histogram, Pauses, PhoneTally
 from tests.unit.bench import Cases, examples
 
 
