@@ -163,6 +163,23 @@ class Outbox(_Queue):
             self._charge(-self.cost)
 
 
+class NoOutbox(Outbox):
+    """Stands for the outbox of every connection that has not queued anything yet: most never do.
+
+    It is empty and stays so: one that is queued in by mistake would send to whoever comes first.
+    """
+
+    __slots__ = ()
+
+    def push(self, item: Frame | Close) -> None:  # noqa: ARG002
+        """Refuse. Raises `TypeError`."""
+        raise TypeError("this outbox is nobody's")
+
+    def writing(self, size: int) -> None:  # noqa: ARG002
+        """Refuse. Raises `TypeError`."""
+        raise TypeError("this outbox is nobody's")
+
+
 class Hold(_Queue):
     """What one phone has sent and its binary has not been handed yet, in order.
 

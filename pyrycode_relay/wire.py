@@ -54,7 +54,7 @@ from pyrycode_relay import codes
 from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.outbox import Frame, Ledger, Outbox
+from pyrycode_relay.outbox import Frame, Ledger, NoOutbox, Outbox
 from pyrycode_relay.poller import Poller, SocketReader
 from pyrycode_relay.tally import LegTally
 
@@ -350,11 +350,7 @@ class RelayProtocol(_FramePath):
         """When its socket was accepted, by the factory's clock."""
         self.device_name = ""
         self.writable = True
-        self.outbox = Outbox(
-            factory.limits.outbox_bytes,
-            factory.ledger,
-            self.backlog_full if self.backlog_close else None,
-        )
+        self.outbox: Outbox = factory.no_outbox
         self.state = self.STATE_CONNECTING
         self.data = b""
         self.current_frame: FrameHeader | None = None  # type: ignore[assignment]
@@ -564,7 +560,7 @@ class RelayProtocol(_FramePath):
             return
         self._leave(close.code, reason or close.reason or "closed by relay")
         if flush and self.outbox:
-            self.outbox.push(close)
+            self._own_outbox().push(close)
         else:
             self.outbox.clear()
             self._send_close(close)
@@ -892,7 +888,7 @@ class RelayProtocol(_FramePath):
             self._progress = self.factory.clock.seconds()
             self._rearm_stall()
         if payload and not self.writable:
-            self.outbox.writing(payload)
+            self._own_outbox().writing(payload)
 
     def _write_plain(self, data: bytes) -> bool:
         """Write to the socket of a transport that has nothing else to write; the same answer.
@@ -954,7 +950,7 @@ class RelayProtocol(_FramePath):
         elif self.outbox.would_pass_budget(frame):
             self.backlog_full()
         else:
-            self.outbox.push(frame)
+            self._own_outbox().push(frame)
         return self.life is Life.SERVING
 
     def finish(self, close: Close) -> None:
@@ -962,7 +958,17 @@ class RelayProtocol(_FramePath):
         if self.writable and not self.outbox:
             self.close(close, reason=DIRECTED)
         else:
-            self.outbox.push(close)
+            self._own_outbox().push(close)
+
+    def _own_outbox(self) -> Outbox:
+        """Return the outbox, which is made when something is to go into it."""
+        if self.outbox is self.factory.no_outbox:
+            self.outbox = Outbox(
+                self._limits.outbox_bytes,
+                self.factory.ledger,
+                self.backlog_full if self.backlog_close else None,
+            )
+        return self.outbox
 
     def part(self, close: Close) -> None:
         """Close the connection when nothing is left to send to it, wherever it waits."""
@@ -1166,6 +1172,7 @@ class RelayFactory(WebSocketServerFactory):
         self.seconds = clock.seconds
         self.limits = limits
         self.ledger = ledger
+        self.no_outbox = NoOutbox(limits.outbox_bytes, ledger, None)
         self.random = random
         self.poller = poller
         self.tally = tally

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import ITEM_COST
-from pyrycode_relay.outbox import _NOTHING, Hold, Ledger, Outbox
+from pyrycode_relay.outbox import _NOTHING, Hold, Ledger, NoOutbox, Outbox
 from tests.unit.bench import Cases, cases, endless, examples
 
 BYE = Close(4401, "")
@@ -147,6 +147,21 @@ class EmptyTests(Cases):
         """Even who would by mistake cannot put anything into what is shared."""
         _NOTHING.append(b"1")
         self.assertEqual(len(_NOTHING), 0)
+
+    def test_of_nobody(self) -> None:
+        """The outbox that stands for many is an empty one whatever is done, and takes nothing."""
+        ledger = Ledger(1000)
+        box = NoOutbox(100, ledger, None)
+        self.assertRaises(TypeError, box.push, b"1")
+        self.assertRaises(TypeError, box.push, Close(4000, ""))
+        self.assertRaises(TypeError, box.writing, 1)
+        box.written()
+        box.clear()
+        box.retire()
+        self.assertEqual((bool(box), box.cost, box.close, ledger.total), (False, 0, None, 0))
+        self.assertTrue(box.would_pass_budget(bytes(100)))
+        self.assertFalse(box.would_pass_budget(b"1"))
+        self.assertRaises(IndexError, box.pop)
 
 
 class HoldTests(Cases):

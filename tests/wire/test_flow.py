@@ -203,6 +203,28 @@ class ReadingTest(WireTest):
             gc.enable()
 
 
+class QueueTest(WireTest):
+    """Whose a queue is."""
+
+    def test_made_for_who_needs_it(self) -> None:
+        """Who reads what it is sent has no outbox; what waits for others is in one each."""
+        binary, phone = self.relay.pair()
+        slow, other = self.relay.phone(), self.relay.phone()
+        for each in (slow, other):
+            each.stop_reading()
+        for each in (phone, slow, other):
+            for number in range(4):
+                binary.forward(each, text_of(70_000, number))
+        sides = [self.relay.server_side(each) for each in (phone, slow, other)]
+        nobody = sides[0].factory.no_outbox
+        self.assertEqual([each.outbox is nobody for each in sides], [True, False, False])
+        self.assertIsNot(sides[1].outbox, sides[2].outbox)
+        for each in (slow, other):
+            each.resume_reading()
+            self.assertEqual([int(text[1:7]) for text in each.messages], [0, 1, 2, 3])
+        self.assertEqual((self.relay.queued, len(phone.messages)), (0, 4))
+
+
 class OutboxTest(WireTest):
     """What waits for a phone."""
 
