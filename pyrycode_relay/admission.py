@@ -28,8 +28,8 @@ at the metrics, and what one burst of accepted sockets takes before the oldest a
 LEAST_FILES: Final = 384
 """Open files below which a relay is no use."""
 MOST_CONNECTIONS: Final = 100_000
-"""Connections that the relay allows itself where nobody says how many: at 11 KiB each they take
-1 GiB, and more than that one process should not take unasked."""
+"""Connections that the relay allows itself where nobody says how many: at 4 KiB each they take
+400 MiB, over TLS 2.7 GiB, and more than that one process should not take unasked."""
 _MOST_WAITING: Final = 2048
 _WAITING_SHARE: Final = 8
 """One open file of so many is for connections whose request has not come yet, up to that number:
