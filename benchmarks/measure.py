@@ -203,8 +203,7 @@ class Bench:
     def load(self, kind: str, server: Server, **job: Any) -> Iterator[dict[str, Any]]:
         """Run the load generator against a server; yield what it reports, the result last."""
         job |= {"kind": kind, "pid": server.pid, "url": server.url, "core": self.cores.load}
-        command = [sys.executable, "-m", "benchmarks.load", json.dumps(job)]
-        command = [*self.enter, *command]
+        command = [*self.enter, sys.executable, "-m", "benchmarks.load", json.dumps(job)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:

@@ -106,9 +106,8 @@ class Poller(_DisconnectSelectableMixin):
         self._new_epoll = epoll
         self._epoll: Epoll | None = None
         # By number, which the kernel keeps low; a list has less to go through than a dictionary.
-        self._descriptors: list[Any] = []
         self._readers: list[Any] = []
-        """Who reads for each of them: itself, or its protocol."""
+        """Who reads for each descriptor: the transport itself, or its protocol."""
         self._polled: dict[int, int] = {}
         self._writers: dict[IWriteDescriptor, None] = {}
         self._gatherers: list[Gatherer] = []
@@ -259,24 +258,21 @@ class Poller(_DisconnectSelectableMixin):
             return
         if not events:
             del self._polled[number]
-            self._descriptors[number] = self._readers[number] = None
+            self._readers[number] = None
             self._epoll.unregister(number)
             return
         if before:
             self._epoll.modify(number, events)
         else:
             self._epoll.register(number, events)
-            missing = number + 1 - len(self._descriptors)
-            self._descriptors += [None] * missing
-            self._readers += [None] * missing
-            self._descriptors[number] = descriptor
+            self._readers += [None] * (number + 1 - len(self._readers))
             protocol = getattr(descriptor, "protocol", None)
             self._readers[number] = protocol if isinstance(protocol, SocketReader) else descriptor
         self._polled[number] = events
 
     def removeAll(self) -> list[Any]:
         """Poll for nothing any more, and return what was polled."""
-        all_of_them = [self._descriptors[number] for number in self._polled]
+        all_of_them = [_transport(self._readers[number]) for number in self._polled]
         for each in all_of_them:
             self._poll_for(each, 0)
         return all_of_them
@@ -291,7 +287,7 @@ class Poller(_DisconnectSelectableMixin):
 
     def _polled_for(self, event: int) -> list[Any]:
         polled: Iterable[tuple[int, int]] = self._polled.items()
-        return [self._descriptors[number] for number, events in polled if events & event]
+        return [_transport(self._readers[number]) for number, events in polled if events & event]
 
     # For the reactor
 

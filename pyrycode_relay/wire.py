@@ -560,7 +560,7 @@ class RelayProtocol(_FramePath):
             return
         self._leave(close.code, reason or close.reason or "closed by relay")
         if flush and self.outbox:
-            self._own_outbox().push(close)
+            self.outbox.push(close)
         else:
             self.outbox.clear()
             self._send_close(close)

@@ -403,7 +403,7 @@ class PollerTests(SynchronousTestCase):
         self.poller.doRead()
         self.assertEqual((reader.read, end.read), ([], [b"x"]))
         end.close()
-        self.assertFalse(any(self.poller._readers) or any(self.poller._descriptors))
+        self.assertFalse(any(self.poller._readers) or self.poller.getReaders())
 
     def test_twice_is_once(self) -> None:
         """Asking again for what is polled, or not to be polled any more, changes nothing."""

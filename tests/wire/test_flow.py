@@ -11,12 +11,7 @@ from websockets.frames import Opcode
 
 from pyrycode_relay.limits import OnReclaim
 from pyrycode_relay.wire import unsent_bytes
-from tests.wire.harness import (
-    Binary,
-    Client,
-    WireTest,
-    frame,
-)
+from tests.wire.harness import Binary, Client, WireTest, frame
 
 TRANSPORT = 65_536
 """Bytes that Twisted's transport takes before it says stop."""
