@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8080
+# Processes that share the tests, which wait more than they work.
+JOBS ?= 2
 
 .PHONY: run test pytest lane check bench format wheel clean deploy/relay.toml
 
@@ -12,12 +14,12 @@ run: $(VENV)/.run ## start the relay on LISTEN
 
 test: $(VENV)/.dev ## run the whole suite under trial, and show its branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m twisted.trial tests
+	$(BIN)/coverage run -m twisted.trial --jobs=$(JOBS) tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 pytest: $(VENV)/.dev ## run the whole suite under pytest
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses=$(JOBS) --dist=worksteal
 
 lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on many more streams
 	PYRYCODE_RELAY_TEST_EXAMPLES=10 $(BIN)/python -m twisted.trial \

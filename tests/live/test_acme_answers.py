@@ -62,7 +62,7 @@ class ScriptedCa(ThreadingHTTPServer):
         self.issue: Callable[[x509.CertificateSigningRequest], Issued] = self.issue_rightly
         self.chain = b""
         self.requests: list[str] = []
-        self.thread = threading.Thread(target=self.serve_forever)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self.thread.start()
 
     def handle_error(self, *_: object) -> None:

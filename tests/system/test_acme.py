@@ -526,7 +526,7 @@ def advising(pebble: Pebble) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pebble.certificate, pebble.key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    running = threading.Thread(target=server.serve_forever)
+    running = threading.Thread(target=server.serve_forever, args=(0.02,))
     running.start()
     try:
         yield f"https://localhost:{port}/dir"

@@ -321,7 +321,7 @@ class StrangerTests(ProbeTestCase):
                 """Be quiet."""
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
             self.addCleanup(server.shutdown)
             self.fails(Status.NO_RELAY, "404", f"http://127.0.0.1:{server.server_port}")
             server.shutdown()

@@ -58,6 +58,8 @@ class Cases(SynchronousTestCase):
             if not table:
                 raise ValueError(f"{name} has no cases")
             for case, arguments in table.items():
+                if {*case} & {*"./"}:
+                    raise ValueError(f"trial cannot find {case!r} by its name")
                 setattr(cls, f"{name}__{case}", _with(test, arguments))
 
 

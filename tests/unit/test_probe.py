@@ -88,7 +88,17 @@ class TargetTests(Cases):
         self.assertEqual(Place.parse(text), place)
         self.assertEqual(str(place), text)
 
-    @cases({text: (text,) for text in ("", "relay.test", ":80", "a:b", "a:0", "a:80/x", "[::1")})
+    @cases(
+        {
+            "nothing": ("",),
+            "no_port": ("relay.test",),
+            "no_host": (":80",),
+            "no_number": ("a:b",),
+            "port_0": ("a:0",),
+            "path": ("a:80/x",),
+            "half_of_brackets": ("[::1",),
+        }
+    )
     def test_no_place(self, text: str) -> None:
         """Anything else is refused with what is allowed."""
         sentence = str(self.assertRaises(TargetError, Place.parse, text))
