@@ -31,6 +31,7 @@ class BinaryProtocol(RelayProtocol):
 
     __slots__ = ("_early", "_parting", "server_id", "slot", "version")
 
+    backlog_close: ClassVar[Close] = codes.BINARY_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.BINARY_WRITE_STALLED
     factory: BinaryFactory
 
@@ -72,7 +73,7 @@ class BinaryProtocol(RelayProtocol):
         incumbent = cast(BinaryProtocol, conflict.incumbent)
         if self._early is None:
             limits, ledger = self._exchange.limits, self._exchange.ledger
-            self._early = Hold(limits.hold_bytes, ledger, self.lose)
+            self._early = Hold(limits.hold_bytes, ledger, self.lose, ledger.binaries)
         if not self.factory.contests.join(incumbent, self):
             self.lose()
 
@@ -238,6 +239,7 @@ class BinaryFactory(RelayFactory):
             exchange.clock,
             exchange.limits,
             exchange.ledger,
+            exchange.ledger.binaries,
             exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
             exchange.random,
             exchange.poller,

@@ -18,34 +18,57 @@ Frame: TypeAlias = bytes | memoryview
 """The bytes of one JSON value, on their way."""
 
 
+class Account:
+    """The sum of the queues of one kind, and those of them that can be shed."""
+
+    __slots__ = ("queues", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.queues: set[_Queue] = set()
+
+
 class Ledger:
     """The sum of all queues, and which of them is the largest.
 
     Over ``budget`` bytes the largest queue is shed, whoever added the last item: the
     ``on_shed`` it was made with is called, and has to lower its cost. A queue made without one
     counts and is spared.
+
+    It is the largest of the kind that takes the most. So however much waits for slow phones, or
+    comes from phones of slow binaries, no binary is closed for it; and no phone is for what
+    binaries do not read, which is little for each and can be much for many.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
+        self.phones = Account()
+        """What waits for phones, and what is held of theirs."""
+        self.binaries = Account()
+        """What is being written to binaries, and what is held of those that wait for a claim."""
         self.total = 0
         self.highest = 0
         self.shed = 0
         """How often a queue was shed."""
         self.held = 0
         """How many frames were ever held for a binary."""
-        self._queues: set[_Queue] = set()
 
     def settle(self, queue: _Queue, change: int) -> None:
         """Note that the cost of ``queue`` has changed by ``change`` bytes."""
+        account = queue.account
+        account.total += change
         self.total += change
         if queue.cost and queue.on_shed is not None:
-            self._queues.add(queue)
+            account.queues.add(queue)
         else:
-            self._queues.discard(queue)
+            account.queues.discard(queue)
         self.highest = max(self.highest, self.total)
-        while change > 0 and self.total > self.budget and self._queues:
-            largest = max(self._queues, key=lambda each: each.cost)
+        while change > 0 and self.total > self.budget:
+            accounts = [each for each in (self.phones, self.binaries) if each.queues]
+            if not accounts:
+                break
+            account = max(accounts, key=lambda each: each.total)
+            largest = max(account.queues, key=lambda each: each.cost)
             before = largest.cost
             self.shed += 1
             if largest.on_shed is not None:
@@ -62,12 +85,18 @@ _NOTHING: Final[deque[Any]] = deque(maxlen=0)
 class _Queue:
     """What an `Outbox` and a `Hold` have in common: items, a cost, a place in the ledger."""
 
-    __slots__ = ("__weakref__", "_items", "_ledger", "cost", "on_shed")
+    __slots__ = ("__weakref__", "_items", "_ledger", "account", "cost", "on_shed")
 
     _items: deque[Any]
 
-    def __init__(self, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        on_shed: Callable[[], None] | None,
+        account: Account | None = None,
+    ) -> None:
         self._ledger = ledger
+        self.account = ledger.phones if account is None else account
         self.on_shed = on_shed
         self.cost = 0
         self._items = _NOTHING
@@ -113,8 +142,14 @@ class Outbox(_Queue):
 
     _items: deque[Frame | Close]
 
-    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(ledger, on_shed)
+    def __init__(
+        self,
+        budget: int,
+        ledger: Ledger,
+        on_shed: Callable[[], None] | None,
+        account: Account | None = None,
+    ) -> None:
+        super().__init__(ledger, on_shed, account)
         self.budget = budget
         self._writing = 0
 
@@ -190,8 +225,14 @@ class Hold(_Queue):
 
     _items: deque[bytes]
 
-    def __init__(self, budget: int, ledger: Ledger, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(ledger, on_shed)
+    def __init__(
+        self,
+        budget: int,
+        ledger: Ledger,
+        on_shed: Callable[[], None] | None,
+        account: Account | None = None,
+    ) -> None:
+        super().__init__(ledger, on_shed, account)
         self.budget = budget
         self._low = budget // 2
         self.farewell: bytes | None = None

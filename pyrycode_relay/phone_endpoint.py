@@ -34,7 +34,7 @@ class PhoneProtocol(RelayProtocol):
 
     __slots__ = ("phone", "server_id", "since", "traffic")
 
-    backlog_close: ClassVar[Close | None] = codes.PHONE_BACKLOG_FULL
+    backlog_close: ClassVar[Close] = codes.PHONE_BACKLOG_FULL
     stalled_close: ClassVar[Close] = codes.PHONE_WRITE_STALLED
     factory: PhoneFactory
 
@@ -151,6 +151,7 @@ class PhoneFactory(RelayFactory):
             exchange.clock,
             exchange.limits,
             exchange.ledger,
+            exchange.ledger.phones,
             exchange.limits.max_message_bytes,
             exchange.random,
             exchange.poller,

@@ -493,7 +493,7 @@ OPTIONS: Final = (
         BYTES,
         "268435456",
         "Bytes of all queues together (256M is the default). Past it the connection with the "
-        "largest queue is closed 1011.",
+        "largest queue is closed 1011, of the phones or of the binaries, whichever take more.",
     ),
     Option(
         "send-buffer",

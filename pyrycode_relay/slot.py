@@ -137,8 +137,10 @@ class Slot:
         was_waiting = bool(hold)
         hold.on_shed = lambda: self._shed_legacy(phone)
         hold.say_farewell(notice)
+        if not self._owes_notice(phone):
+            self._forget(phone)  # the memory budget took its binary
         if not hold:
-            return  # the memory budget took it at once
+            return  # or the notice, at once
         if self._legacy + hold.cost > self._legacy_budget:
             # Its frames are too much to keep; that it has gone is not.
             hold.drop_frames()

@@ -54,7 +54,7 @@ from pyrycode_relay import codes
 from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.outbox import Frame, Ledger, NoOutbox, Outbox
+from pyrycode_relay.outbox import Account, Frame, Ledger, NoOutbox, Outbox
 from pyrycode_relay.poller import Poller, SocketReader
 from pyrycode_relay.tally import LegTally
 
@@ -332,9 +332,8 @@ class RelayProtocol(_FramePath):
     transport: Transport  # type: ignore[assignment]
     _heartbeat_interval: float
     _message: bytes | bytearray
-    backlog_close: ClassVar[Close | None] = None
-    """With what a peer is closed that does not read what is queued for it. None where nothing is
-    queued: such a connection never has more than one message under way."""
+    backlog_close: ClassVar[Close]
+    """With what a peer is closed for which more waits than may."""
     stalled_close: ClassVar[Close]
     """With what a peer is closed that reads nothing at all for the write-stall time."""
 
@@ -558,6 +557,9 @@ class RelayProtocol(_FramePath):
             # A directive waits behind the queued frames; it was first.
             self._leave(first.code, DIRECTED)
             return
+        if not flush:
+            # Before anybody is told and queues something: it would be looked at once more.
+            self.outbox.clear()
         self._leave(close.code, reason or close.reason or "closed by relay")
         if flush and self.outbox:
             self.outbox.push(close)
@@ -966,7 +968,8 @@ class RelayProtocol(_FramePath):
             self.outbox = Outbox(
                 self._limits.outbox_bytes,
                 self.factory.ledger,
-                self.backlog_full if self.backlog_close else None,
+                self.backlog_full,
+                self.factory.account,
             )
         return self.outbox
 
@@ -976,7 +979,6 @@ class RelayProtocol(_FramePath):
 
     def backlog_full(self) -> None:
         """Close the connection, for more waits to be written to it than may."""
-        assert self.backlog_close is not None  # noqa: S101 - else nothing is ever queued
         waiting = self.outbox.close
         if self.life is Life.CLOSING and waiting is not None:
             self.outbox.clear()
@@ -1147,7 +1149,8 @@ class RelayProtocol(_FramePath):
 class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
-    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, ``random``
+    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, and
+    ``account`` is where in it those of this endpoint are; ``random``
     spreads their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
     """
 
@@ -1161,6 +1164,7 @@ class RelayFactory(WebSocketServerFactory):
         clock: IReactorTime,
         limits: Limits,
         ledger: Ledger,
+        account: Account,
         max_message_bytes: int,
         random: Random,
         poller: Poller,
@@ -1172,6 +1176,7 @@ class RelayFactory(WebSocketServerFactory):
         self.seconds = clock.seconds
         self.limits = limits
         self.ledger = ledger
+        self.account = account
         self.no_outbox = NoOutbox(limits.outbox_bytes, ledger, None)
         self.random = random
         self.poller = poller

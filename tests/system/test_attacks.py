@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -380,6 +381,35 @@ class BinaryTests(AttackTestCase):
                         self.assertEqual(next(answers), (CLOSE, expected.to_bytes(2, "big")))
 
         self.attack(relay, attack)
+
+    def test_many_that_read_nothing(self) -> None:
+        """What they do not read is within the memory budget: they go for it, and nobody else."""
+        relay = self.relay("--memory-budget=1M", "--send-buffer=8K", "--close-timeout=30")
+        number = 12
+        message = b'"' + b"x" * 200_000 + b'"'
+
+        def attack() -> None:
+            with ExitStack() as stack:
+                stalled = []
+                for each in range(number):
+                    fields = binary_fields(f"slow-{each}")
+                    server = BarePeer(relay, "/v1/server", fields, 4096)
+                    stalled.append(stack.enter_context(server))
+                    handset = stack.enter_context(self.phone(relay, f"slow-{each}"))
+                    handset.send(frame(TEXT, message) + frame(PING))
+                    self.assertEqual(next(handset.frames())[0], PONG)
+                answers: Counter[object] = Counter()
+                for server in stalled:
+                    server.send(frame(PING))
+                    coming = server.frames()
+                    self.assertGreater(len(next(coming)[1]), len(message))
+                    opcode, payload = next(coming)
+                    answers[opcode, payload[2:]] += 1
+                self.assertEqual(answers, {(PONG, b""): 5, (CLOSE, b"binary backlog full"): 7})
+
+        self.attack(relay, attack)
+        self.assertEqual(relay.log().count(" server_released "), number + 1)
+        self.assertNotIn("phone backlog full", relay.log())
 
     def test_flooding_the_log(self) -> None:
         """10,000 pieces of garbage are a few lines of the log."""

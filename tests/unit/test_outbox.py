@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import ITEM_COST
-from pyrycode_relay.outbox import _NOTHING, Hold, Ledger, NoOutbox, Outbox
+from pyrycode_relay.outbox import _NOTHING, Account, Hold, Ledger, NoOutbox, Outbox
 from tests.unit.bench import Cases, cases, endless, examples
 
 BYE = Close(4401, "")
@@ -231,14 +231,16 @@ class HoldTests(Cases):
 
 
 class LedgerTests(Cases):
-    def outbox(self, ledger: Ledger, log: list[str], name: str) -> Outbox:
+    def outbox(
+        self, ledger: Ledger, log: list[str], name: str, account: Account | None = None
+    ) -> Outbox:
         """Return an outbox that is emptied, and noted in ``log``, when it is shed."""
 
         def shed() -> None:
             log.append(name)
             outbox.clear()
 
-        outbox = Outbox(10_000, ledger, shed)
+        outbox = Outbox(10_000, ledger, shed, account)
         return outbox
 
     def test_largest(self) -> None:
@@ -265,6 +267,26 @@ class LedgerTests(Cases):
         self.outbox(ledger, log, "outbox").push(b"1" * 600)
         hold.push(b"2" * 500)
         self.assertEqual((log, ledger.total), (["outbox"], 564))
+
+    def test_of_the_kind_that_takes_the_most(self) -> None:
+        """Slow binaries are shed for slow binaries, and phones for phones."""
+        ledger, log = Ledger(1000), []
+        binaries = [self.outbox(ledger, log, f"b{each}", ledger.binaries) for each in range(2)]
+        phones = [self.outbox(ledger, log, f"p{each}", ledger.phones) for each in range(3)]
+        binaries[0].writing(336)
+        for queue, size in zip(phones, (236, 186, 86), strict=True):
+            queue.writing(size)
+        self.assertEqual((log, ledger.total), (["p0"], 800), "though b0 takes more")
+        binaries[1].writing(186)
+        self.assertEqual((log, ledger.total), (["p0", "b0"], 650))
+        self.assertEqual((ledger.phones.total, ledger.binaries.total), (400, 250))
+
+    def test_only_one_kind_can_be_shed(self) -> None:
+        """Where nothing of the larger kind can go, what can goes."""
+        ledger, log = Ledger(1000), []
+        Outbox(10_000, ledger, None, ledger.binaries).writing(836)
+        self.outbox(ledger, log, "phone").writing(100)
+        self.assertEqual((log, ledger.total), (["phone"], 900))
 
     def test_until_it_fits(self) -> None:
         """As many go as have to, the largest first."""
@@ -327,21 +349,28 @@ class LedgerTests(Cases):
     def test_any_use(self, budget: int, uses: list[tuple[int, int, int]]) -> None:
         """However queues are used, the total is their sum, within the budget, and 0 at the end.
 
-        Each time it is the largest of all that is shed.
+        Each time it is the largest of its kind that is shed, and the kind takes no less than the
+        other.
         """
         ledger = Ledger(budget)
         queues: list[Outbox | Hold] = []
 
+        def costs(account: Account) -> list[int]:
+            return [each.cost for each in queues if each.account is account]
+
         def shed(number: int) -> Callable[[], None]:
             def run() -> None:
-                self.assertEqual(queues[number].cost, max(each.cost for each in queues))
+                mine = costs(queues[number].account)
+                self.assertEqual(queues[number].cost, max(mine))
+                self.assertGreaterEqual(2 * sum(mine), ledger.total)
                 queues[number].clear()
 
             return run
 
         for number in range(5):
             kind = Outbox if number < 3 else Hold
-            queues.append(kind(10_000, ledger, shed(number)))
+            account = ledger.binaries if number % 2 else ledger.phones
+            queues.append(kind(10_000, ledger, shed(number), account))
         for action, number, size in uses:
             queue = queues[number]
             if action <= 4:
@@ -357,6 +386,8 @@ class LedgerTests(Cases):
                 queue.writing(size)
             else:
                 queue.written()
+            for account in (ledger.phones, ledger.binaries):
+                self.assertEqual(account.total, sum(costs(account)))
             self.assertEqual(ledger.total, sum(each.cost for each in queues))
             self.assertLessEqual(ledger.total, budget)
         for queue in queues:

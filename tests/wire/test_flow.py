@@ -9,9 +9,10 @@ from typing import ClassVar
 
 from websockets.frames import Opcode
 
+from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
 from pyrycode_relay.wire import unsent_bytes
-from tests.wire.harness import Binary, Client, WireTest, frame
+from tests.wire.harness import Binary, Client, Relay, WireTest, frame
 
 TRANSPORT = 65_536
 """Bytes that Twisted's transport takes before it says stop."""
@@ -606,6 +607,87 @@ class MemoryBudgetTest(WireTest):
                     self.assertLessEqual(self.relay.queued, 400_000)
         self.assertEqual(self.relay.counts[0], 6, "no daemon is lost")
         self.assertLessEqual(self.relay.service.exchange.ledger.highest, 400_000 + 30_064)
+
+    def stalled(self, server_id: str, size: int) -> Binary:
+        """Return a daemon that reads nothing, with one frame of ``size`` bytes on its way to it."""
+        binary, phone = self.relay.binary(server_id), self.relay.phone(server_id)
+        binary.stop_reading()
+        phone.text(text_of(size))
+        return binary
+
+    def test_slow_daemons_go_for_slow_daemons(self) -> None:
+        """What daemons do not read costs the one of them that takes the most, and no phone."""
+        home, phone = self.relay.pair()
+        phone.stop_reading()
+        home.forward(phone, text_of(90_000))
+        small, large = self.stalled("small", 100_000), self.stalled("large", 120_000)
+        self.assertIsNone(large.closed)
+        last = self.stalled("last", 110_000)
+        self.assertLess(self.relay.queued, 310_000)
+        self.assertEqual(self.relay.counts, (3, 1, 4), "its grace has begun")
+        for each in (phone, small, large, last):
+            each.resume_reading()
+        self.assertEqual(large.closed, (1011, "binary backlog full"))
+        self.assertEqual([small.closed, last.closed, phone.closed], [None] * 3)
+        self.assertEqual(self.relay.service.exchange.ledger.shed, 1)
+        (fields,) = [
+            each for each in self.relay.seen.of(Event.BINARY_CLOSED) if each["close_code"] == 1011
+        ]
+        self.assertEqual((fields["server_id"], fields["reason"]), ("large", "binary backlog full"))
+
+    def test_no_daemon_goes_for_phones(self) -> None:
+        """What waits for phones costs no daemon, though it be the one that takes the most."""
+        slow = self.stalled("slow", 150_000)
+        binary = self.relay.binary()
+        phones = [self.relay.phone() for _ in range(5)]
+        for phone in phones:
+            phone.stop_reading()
+            binary.forward(phone, text_of(70_000))
+        self.assertEqual([code for _, code in binary.notices], [1011] * 2)
+        slow.resume_reading()
+        self.assertIsNone(slow.closed)
+
+    def test_notices_are_not_in_the_way(self) -> None:
+        """A close notice is kept, whatever it is that fills the memory."""
+        home = self.stalled("home", 240_000)
+        self.stalled("other", 150_000)
+        gone = []
+        while self.relay.counts[0] == 2:
+            gone.append(self.relay.phone())
+            gone[-1].close(1000)
+            self.assertLess(len(gone), 1000)
+        self.assertGreater(len(gone), 10)
+        home.resume_reading()
+        self.assertEqual(home.closed, (1011, "binary backlog full"))
+        new = self.relay.binary()
+        self.assertEqual(new.notices, [(phone.conn_id, 1000) for phone in gone])
+
+    def test_a_notice_that_costs_its_daemon(self) -> None:
+        """A notice that brings its own slow daemon down is for nobody then, where none is kept."""
+        relay = Relay(None, memory_budget=100_000).start()
+        binary, phone = relay.pair()
+        leaver = relay.phone()
+        binary.stop_reading()
+        phone.text(text_of(99_850))
+        self.assertEqual(relay.counts, (1, 0, 2))
+        leaver.close(1000)
+        self.assertEqual((relay.counts, relay.queued), ((0, 1, 1), 0))
+        new = relay.binary()
+        self.assertEqual((new.notices, phone.closed), ([], (4404, "binary reclaimed server-id")))
+
+    def test_counted_once(self) -> None:
+        """A phone that is closed for the budget's sake counts once, whatever its daemon is owed."""
+        binary, phone = self.relay.pair()
+        talker = self.relay.phone()
+        phone.stop_reading()
+        for _ in range(2):
+            binary.forward(phone, text_of(140_000))
+        binary.stop_reading()
+        talker.text(text_of(100_000))
+        talker.text(text_of(100_000))
+        self.assertEqual(self.relay.service.exchange.ledger.shed, 1)
+        binary.resume_reading()
+        self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 
     def test_nothing_stays_on_the_books(self) -> None:
         """When all is delivered or gone, the sum is nought."""
