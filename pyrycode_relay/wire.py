@@ -1149,9 +1149,9 @@ class RelayProtocol(_FramePath):
 class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
-    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together, and
-    ``account`` is where in it those of this endpoint are; ``random``
-    spreads their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
+    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together (``account`` is
+    where theirs are in it), ``random`` spreads their heartbeats, ``poller`` serves their sockets,
+    ``tally`` counts.
     """
 
     log = _Mute()
