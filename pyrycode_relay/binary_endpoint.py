@@ -72,8 +72,7 @@ class BinaryProtocol(RelayProtocol):
     def _contest(self, conflict: Conflict) -> None:
         incumbent = cast(BinaryProtocol, conflict.incumbent)
         if self._early is None:
-            limits, ledger = self._exchange.limits, self._exchange.ledger
-            self._early = Hold(limits.hold_bytes, ledger, self.lose, ledger.binaries)
+            self._early = Hold(self._limits.hold_bytes, self.factory.account, self.lose)
         if not self.factory.contests.join(incumbent, self):
             self.lose()
 
@@ -238,7 +237,6 @@ class BinaryFactory(RelayFactory):
             BinaryProtocol,
             exchange.clock,
             exchange.limits,
-            exchange.ledger,
             exchange.ledger.binaries,
             exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
             exchange.random,

@@ -21,11 +21,21 @@ Frame: TypeAlias = bytes | memoryview
 class Account:
     """The sum of the queues of one kind, and those of them that can be shed."""
 
-    __slots__ = ("queues", "total")
+    __slots__ = ("ledger", "queues", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.total = 0
         self.queues: set[_Queue] = set()
+
+    def settle(self, queue: _Queue, change: int) -> None:
+        """Note that the cost of ``queue`` has changed by ``change`` bytes."""
+        self.total += change
+        if queue.cost and queue.on_shed is not None:
+            self.queues.add(queue)
+        else:
+            self.queues.discard(queue)
+        self.ledger.settle(change)
 
 
 class Ledger:
@@ -42,9 +52,9 @@ class Ledger:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.phones = Account()
+        self.phones = Account(self)
         """What waits for phones, and what is held of theirs."""
-        self.binaries = Account()
+        self.binaries = Account(self)
         """What is being written to binaries, and what is held of those that wait for a claim."""
         self.total = 0
         self.highest = 0
@@ -53,15 +63,9 @@ class Ledger:
         self.held = 0
         """How many frames were ever held for a binary."""
 
-    def settle(self, queue: _Queue, change: int) -> None:
-        """Note that the cost of ``queue`` has changed by ``change`` bytes."""
-        account = queue.account
-        account.total += change
+    def settle(self, change: int) -> None:
+        """Note that a queue has changed by ``change`` bytes, and shed what has to go."""
         self.total += change
-        if queue.cost and queue.on_shed is not None:
-            account.queues.add(queue)
-        else:
-            account.queues.discard(queue)
         self.highest = max(self.highest, self.total)
         while change > 0 and self.total > self.budget:
             accounts = [each for each in (self.phones, self.binaries) if each.queues]
@@ -83,20 +87,15 @@ _NOTHING: Final[deque[Any]] = deque(maxlen=0)
 
 
 class _Queue:
-    """What an `Outbox` and a `Hold` have in common: items, a cost, a place in the ledger."""
+    """What an `Outbox` and a `Hold` have in common: items, a cost, a budget, and an account."""
 
-    __slots__ = ("__weakref__", "_items", "_ledger", "account", "cost", "on_shed")
+    __slots__ = ("__weakref__", "_items", "account", "budget", "cost", "on_shed")
 
     _items: deque[Any]
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        on_shed: Callable[[], None] | None,
-        account: Account | None = None,
-    ) -> None:
-        self._ledger = ledger
-        self.account = ledger.phones if account is None else account
+    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
+        self.budget = budget
+        self.account = account
         self.on_shed = on_shed
         self.cost = 0
         self._items = _NOTHING
@@ -116,7 +115,7 @@ class _Queue:
 
     def _charge(self, change: int) -> None:
         self.cost += change
-        self._ledger.settle(self, change)
+        self.account.settle(self, change)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -138,19 +137,12 @@ class Outbox(_Queue):
     The item being written counts until the transport has passed all of it to the kernel.
     """
 
-    __slots__ = ("_writing", "budget")
+    __slots__ = ("_writing",)
 
     _items: deque[Frame | Close]
 
-    def __init__(
-        self,
-        budget: int,
-        ledger: Ledger,
-        on_shed: Callable[[], None] | None,
-        account: Account | None = None,
-    ) -> None:
-        super().__init__(ledger, on_shed, account)
-        self.budget = budget
+    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
+        super().__init__(budget, account, on_shed)
         self._writing = 0
 
     def __bool__(self) -> bool:
@@ -221,20 +213,12 @@ class Hold(_Queue):
     ``farewell`` is the close notice of a phone that has gone; it stands behind the frames.
     """
 
-    __slots__ = ("_low", "budget", "farewell")
+    __slots__ = ("farewell",)
 
     _items: deque[bytes]
 
-    def __init__(
-        self,
-        budget: int,
-        ledger: Ledger,
-        on_shed: Callable[[], None] | None,
-        account: Account | None = None,
-    ) -> None:
-        super().__init__(ledger, on_shed, account)
-        self.budget = budget
-        self._low = budget // 2
+    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
+        super().__init__(budget, account, on_shed)
         self.farewell: bytes | None = None
 
     def __bool__(self) -> bool:
@@ -256,11 +240,11 @@ class Hold(_Queue):
 
         Half, so that a phone is not paused and resumed for every single frame.
         """
-        return self.cost <= self._low
+        return self.cost <= self.budget // 2
 
     def push(self, frame: bytes) -> None:
         """Hold ``frame``. What the phone had sent already is held even over the budget."""
-        self._ledger.held += 1
+        self.account.ledger.held += 1
         self._append(frame)
 
     def say_farewell(self, notice: bytes) -> None:

@@ -150,7 +150,6 @@ class PhoneFactory(RelayFactory):
             PhoneProtocol,
             exchange.clock,
             exchange.limits,
-            exchange.ledger,
             exchange.ledger.phones,
             exchange.limits.max_message_bytes,
             exchange.random,

@@ -96,7 +96,7 @@ class Slot:
 
     def add(self, conn_id: str, leg: PhoneLeg) -> Phone:
         """Give the phone its place."""
-        hold = Hold(self._limits.hold_bytes, self._ledger, lambda: self._shed(phone))
+        hold = Hold(self._limits.hold_bytes, self._ledger.phones, lambda: self._shed(phone))
         phone = Phone(self, conn_id, leg, hold)
         self.phones[conn_id] = phone
         return phone

@@ -54,7 +54,7 @@ from pyrycode_relay import codes
 from pyrycode_relay.admission import Place
 from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.outbox import Account, Frame, Ledger, NoOutbox, Outbox
+from pyrycode_relay.outbox import Account, Frame, NoOutbox, Outbox
 from pyrycode_relay.poller import Poller, SocketReader
 from pyrycode_relay.tally import LegTally
 
@@ -557,14 +557,13 @@ class RelayProtocol(_FramePath):
             # A directive waits behind the queued frames; it was first.
             self._leave(first.code, DIRECTED)
             return
-        if not flush:
-            # Before anybody is told and queues something: it would be looked at once more.
+        if not (flush and self.outbox):
+            # Before anybody is told and queues something: this one could be shed for it.
             self.outbox.clear()
         self._leave(close.code, reason or close.reason or "closed by relay")
-        if flush and self.outbox:
+        if self.outbox:
             self.outbox.push(close)
         else:
-            self.outbox.clear()
             self._send_close(close)
 
     def _leave(self, code: int, reason: str) -> None:
@@ -965,12 +964,8 @@ class RelayProtocol(_FramePath):
     def _own_outbox(self) -> Outbox:
         """Return the outbox, which is made when something is to go into it."""
         if self.outbox is self.factory.no_outbox:
-            self.outbox = Outbox(
-                self._limits.outbox_bytes,
-                self.factory.ledger,
-                self.backlog_full,
-                self.factory.account,
-            )
+            budget, account = self._limits.outbox_bytes, self.factory.account
+            self.outbox = Outbox(budget, account, self.backlog_full)
         return self.outbox
 
     def part(self, close: Close) -> None:
@@ -1149,9 +1144,8 @@ class RelayProtocol(_FramePath):
 class RelayFactory(WebSocketServerFactory):
     """Makes the connections of one endpoint.
 
-    ``clock`` runs every timer of theirs, ``ledger`` bounds their queues together (``account`` is
-    where theirs are in it), ``random`` spreads their heartbeats, ``poller`` serves their sockets,
-    ``tally`` counts.
+    ``clock`` runs every timer of theirs, ``account`` bounds their queues together, ``random``
+    spreads their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
     """
 
     log = _Mute()
@@ -1163,7 +1157,6 @@ class RelayFactory(WebSocketServerFactory):
         protocol: type[RelayProtocol],
         clock: IReactorTime,
         limits: Limits,
-        ledger: Ledger,
         account: Account,
         max_message_bytes: int,
         random: Random,
@@ -1175,9 +1168,8 @@ class RelayFactory(WebSocketServerFactory):
         self.clock = clock
         self.seconds = clock.seconds
         self.limits = limits
-        self.ledger = ledger
         self.account = account
-        self.no_outbox = NoOutbox(limits.outbox_bytes, ledger, None)
+        self.no_outbox = NoOutbox(limits.outbox_bytes, account, None)
         self.random = random
         self.poller = poller
         self.tally = tally

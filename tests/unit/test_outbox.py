@@ -22,7 +22,7 @@ def nothing() -> None:
 class OutboxTests(Cases):
     def setUp(self) -> None:
         self.ledger = endless()
-        self.outbox = Outbox(1000, self.ledger, nothing)
+        self.outbox = Outbox(1000, self.ledger.phones, nothing)
 
     def test_item_cost(self) -> None:
         """What the contract adds to the length of each item is 64 bytes."""
@@ -106,7 +106,7 @@ class OutboxTests(Cases):
 
     def test_burst(self) -> None:
         """A budget of 4 MiB has room for hundreds of small frames."""
-        outbox = Outbox(4 * 2**20, self.ledger, nothing)
+        outbox = Outbox(4 * 2**20, self.ledger.phones, nothing)
         for _ in range(5000):
             self.assertFalse(outbox.would_pass_budget(b"1" * 700))
             outbox.push(b"1" * 700)
@@ -119,7 +119,7 @@ class EmptyTests(Cases):
     def test_what_is_shared(self, kind: type[Outbox | Hold]) -> None:
         """A queue has a deque of its own only while something is queued, however it ends."""
         ledger = endless()
-        one, other = kind(1000, ledger, nothing), kind(1000, ledger, nothing)
+        one, other = kind(1000, ledger.phones, nothing), kind(1000, ledger.phones, nothing)
         for empty in (one.pop, one.clear, one.retire):
             self.assertIs(one._items, _NOTHING)
             one.push(b"1")
@@ -134,7 +134,7 @@ class EmptyTests(Cases):
     def test_dropped(self) -> None:
         """A hold whose frames are dropped, and one that is shed as it is filled, keep none."""
         ledger = Ledger(1000)
-        hold = Hold(10_000, ledger, None)
+        hold = Hold(10_000, ledger.phones, None)
         hold.on_shed = hold.drop_frames
         for _ in range(2):
             hold.push(b"1" * 500)
@@ -151,7 +151,7 @@ class EmptyTests(Cases):
     def test_of_nobody(self) -> None:
         """The outbox that stands for many is an empty one whatever is done, and takes nothing."""
         ledger = Ledger(1000)
-        box = NoOutbox(100, ledger, None)
+        box = NoOutbox(100, ledger.phones, None)
         self.assertRaises(TypeError, box.push, b"1")
         self.assertRaises(TypeError, box.push, Close(4000, ""))
         self.assertRaises(TypeError, box.writing, 1)
@@ -167,7 +167,7 @@ class EmptyTests(Cases):
 class HoldTests(Cases):
     def setUp(self) -> None:
         self.ledger = endless()
-        self.hold = Hold(400, self.ledger, nothing)
+        self.hold = Hold(400, self.ledger.phones, nothing)
 
     def test_order(self) -> None:
         """Frames come out in the order in which they went in, and then nothing."""
@@ -231,22 +231,23 @@ class HoldTests(Cases):
 
 
 class LedgerTests(Cases):
-    def outbox(
-        self, ledger: Ledger, log: list[str], name: str, account: Account | None = None
-    ) -> Outbox:
+    def outbox(self, account: Account, log: list[str], name: str) -> Outbox:
         """Return an outbox that is emptied, and noted in ``log``, when it is shed."""
 
         def shed() -> None:
             log.append(name)
             outbox.clear()
 
-        outbox = Outbox(10_000, ledger, shed, account)
+        outbox = Outbox(10_000, account, shed)
         return outbox
 
     def test_largest(self) -> None:
         """Over the budget the largest queue goes, whoever added the last item."""
         ledger, log = Ledger(1000), []
-        small, large = self.outbox(ledger, log, "small"), self.outbox(ledger, log, "large")
+        small, large = (
+            self.outbox(ledger.phones, log, "small"),
+            self.outbox(ledger.phones, log, "large"),
+        )
         large.push(b"1" * 700)
         small.push(b"2" * 172)
         self.assertEqual((log, ledger.total), ([], 1000))
@@ -257,22 +258,22 @@ class LedgerTests(Cases):
     def test_being_written_can_be_too_much(self) -> None:
         """What is being written counts among all queues too."""
         ledger, log = Ledger(1000), []
-        self.outbox(ledger, log, "only").writing(1000)
+        self.outbox(ledger.phones, log, "only").writing(1000)
         self.assertEqual((log, ledger.total), (["only"], 0))
 
     def test_kinds_are_compared(self) -> None:
         """Outboxes and holds share one budget."""
         ledger, log = Ledger(1000), []
-        hold = Hold(10_000, ledger, nothing)
-        self.outbox(ledger, log, "outbox").push(b"1" * 600)
+        hold = Hold(10_000, ledger.phones, nothing)
+        self.outbox(ledger.phones, log, "outbox").push(b"1" * 600)
         hold.push(b"2" * 500)
         self.assertEqual((log, ledger.total), (["outbox"], 564))
 
     def test_of_the_kind_that_takes_the_most(self) -> None:
         """Slow binaries are shed for slow binaries, and phones for phones."""
         ledger, log = Ledger(1000), []
-        binaries = [self.outbox(ledger, log, f"b{each}", ledger.binaries) for each in range(2)]
-        phones = [self.outbox(ledger, log, f"p{each}", ledger.phones) for each in range(3)]
+        binaries = [self.outbox(ledger.binaries, log, f"b{each}") for each in range(2)]
+        phones = [self.outbox(ledger.phones, log, f"p{each}") for each in range(3)]
         binaries[0].writing(336)
         for queue, size in zip(phones, (236, 186, 86), strict=True):
             queue.writing(size)
@@ -284,14 +285,14 @@ class LedgerTests(Cases):
     def test_only_one_kind_can_be_shed(self) -> None:
         """Where nothing of the larger kind can go, what can goes."""
         ledger, log = Ledger(1000), []
-        Outbox(10_000, ledger, None, ledger.binaries).writing(836)
-        self.outbox(ledger, log, "phone").writing(100)
+        Outbox(10_000, ledger.binaries, None).writing(836)
+        self.outbox(ledger.phones, log, "phone").writing(100)
         self.assertEqual((log, ledger.total), (["phone"], 900))
 
     def test_until_it_fits(self) -> None:
         """As many go as have to, the largest first."""
         ledger, log = Ledger(3000), []
-        queues = [self.outbox(ledger, log, str(size)) for size in range(5)]
+        queues = [self.outbox(ledger.phones, log, str(size)) for size in range(5)]
         for size, queue in enumerate(queues):
             queue.push(b"1" * 100 * size)
         ledger.budget = 600
@@ -302,7 +303,7 @@ class LedgerTests(Cases):
     def test_nobody_listens(self) -> None:
         """The budget holds though whoever is shed does nothing about it."""
         ledger = Ledger(1000)
-        outbox, hold = Outbox(10_000, ledger, nothing), Hold(10_000, ledger, nothing)
+        outbox, hold = Outbox(10_000, ledger.phones, nothing), Hold(10_000, ledger.phones, nothing)
         outbox.push(b"1" * 600)
         hold.push(b"2" * 700)
         self.assertFalse(hold)
@@ -318,7 +319,7 @@ class LedgerTests(Cases):
             hold.clear()
             hold.say_farewell(b"bye")
 
-        hold = Hold(10_000, ledger, shed)
+        hold = Hold(10_000, ledger.phones, shed)
         hold.push(b"1" * 2000)
         self.assertEqual((hold.pop(), hold.farewell), (None, b"bye"))
         self.assertEqual(ledger.total, 67)
@@ -326,7 +327,7 @@ class LedgerTests(Cases):
     def test_retired_queue_goes_no_more(self) -> None:
         """A queue that is retired is nobody's to close any more."""
         ledger, log = Ledger(1000), []
-        old, new = self.outbox(ledger, log, "old"), self.outbox(ledger, log, "new")
+        old, new = (self.outbox(ledger.phones, log, each) for each in ("old", "new"))
         old.push(b"1" * 800)
         old.retire()
         new.push(b"1" * 2000)
@@ -335,7 +336,7 @@ class LedgerTests(Cases):
     def test_highest(self) -> None:
         """The ledger remembers how much there ever was."""
         ledger = Ledger(1000)
-        outbox = Outbox(10_000, ledger, nothing)
+        outbox = Outbox(10_000, ledger.phones, nothing)
         outbox.push(b"1" * 236)
         outbox.clear()
         outbox.push(b"")
@@ -370,7 +371,7 @@ class LedgerTests(Cases):
         for number in range(5):
             kind = Outbox if number < 3 else Hold
             account = ledger.binaries if number % 2 else ledger.phones
-            queues.append(kind(10_000, ledger, shed(number), account))
+            queues.append(kind(10_000, account, shed(number)))
         for action, number, size in uses:
             queue = queues[number]
             if action <= 4:

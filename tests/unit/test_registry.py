@@ -399,7 +399,7 @@ class Caller(Leg):
         """The binary that was handed this phone."""
         self.here = True
         self.takes = True
-        self.outbox = Outbox(10_000, history.ledger, lambda: history.shed(self, held=False))
+        self.outbox = Outbox(10_000, history.ledger.phones, lambda: history.shed(self, held=False))
         self.due: deque[tuple[bytes, int]] = deque()
         """What its binary is still to be sent, each with its cost."""
         self.sent_to_it: list[bytes] = []
