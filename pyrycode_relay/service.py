@@ -26,28 +26,29 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pyrycode_relay import __version__, codes, headers
+from pyrycode_relay import __version__
+from pyrycode_relay.acme.cache import CertCache
 from pyrycode_relay.addresses import Trusted
-from pyrycode_relay.admin import AdminSite
-from pyrycode_relay.admission import Admission, Capacity, Leg
-from pyrycode_relay.binary_endpoint import BinaryFactory
-from pyrycode_relay.cert_cache import CertCache
-from pyrycode_relay.certificates import Files, Folder, Pair, Source, check_authorities
-from pyrycode_relay.challenge_site import ChallengeSite
+from pyrycode_relay.config.settings import Settings, endpoint_string
+from pyrycode_relay.endpoints.binary import BinaryFactory
+from pyrycode_relay.endpoints.context import Exchange
+from pyrycode_relay.endpoints.phone import PhoneFactory
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.exchange import Exchange
-from pyrycode_relay.metrics import Watched
-from pyrycode_relay.phone_endpoint import PhoneFactory
-from pyrycode_relay.poller import Epoll, Poller
-from pyrycode_relay.proxyproto import ProxyFactory
-from pyrycode_relay.settings import Settings, endpoint_string
-from pyrycode_relay.site import Endpoint, Readiness, RelaySite
-from pyrycode_relay.status import Status
-from pyrycode_relay.tls import Certificates, TLSFactory
-from pyrycode_relay.wire import RelayFactory, RelayProtocol
+from pyrycode_relay.http.admission import Admission, Capacity, Leg
+from pyrycode_relay.http.challenge_site import ChallengeSite
+from pyrycode_relay.http.proxy_protocol import ProxyFactory
+from pyrycode_relay.http.relay_site import Endpoint, Readiness, RelaySite
+from pyrycode_relay.monitoring.admin_site import AdminSite
+from pyrycode_relay.monitoring.exposition import Watched
+from pyrycode_relay.monitoring.status import Status
+from pyrycode_relay.protocol import close_codes, header_gate
+from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source, check_authorities
+from pyrycode_relay.tls.store import Certificates, TLSFactory
+from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
+from pyrycode_relay.websocket.poller import Epoll, Poller
 
 if TYPE_CHECKING:
-    from pyrycode_relay.issuance import Issuance
+    from pyrycode_relay.acme.issuance import Issuance
 
 _bugs = Logger()
 
@@ -102,20 +103,20 @@ class RelayService(Service):
         self._poller = Poller(reactor, epoll)
         self.exchange = Exchange(self._clock, limits, self, self._random, self._poller)
         binaries = BinaryFactory(self.exchange)
-        phones_v1 = PhoneFactory(self.exchange, headers.gate_phone_v1)
-        phones_v2 = PhoneFactory(self.exchange, headers.gate_phone_v2)
+        phones_v1 = PhoneFactory(self.exchange, header_gate.gate_phone_v1)
+        phones_v2 = PhoneFactory(self.exchange, header_gate.gate_phone_v2)
         self._phones: tuple[RelayFactory, ...] = (phones_v1, phones_v2)
         self._binaries: tuple[RelayFactory, ...] = (binaries,)
         capacity = capacity or Capacity.within(_OPEN_FILES, limits)
         self.admission = Admission(limits, capacity, self._clock.seconds)
-        server = Endpoint(Leg.BINARY, binaries, headers.gate_binary)
+        server = Endpoint(Leg.BINARY, binaries, header_gate.gate_binary)
         self.site = RelaySite(
             self._clock,
             {
                 b"/v1/server": server,
                 b"/v2/server": server,
-                b"/v1/client": Endpoint(Leg.PHONE, phones_v1, headers.gate_phone_v1),
-                b"/v2/client": Endpoint(Leg.PHONE, phones_v2, headers.gate_phone_v2),
+                b"/v1/client": Endpoint(Leg.PHONE, phones_v1, header_gate.gate_phone_v1),
+                b"/v2/client": Endpoint(Leg.PHONE, phones_v2, header_gate.gate_phone_v2),
             },
             self.admission,
             lambda: self.readiness,
@@ -294,12 +295,12 @@ class RelayService(Service):
     def _make_issuance(self, cache: CertCache) -> Issuance:
         # 6 MiB and a fifth of a second that a relay without ACME has no use for; imported while
         # twistd still has the privileges to read whatever it was started from.
-        from pyrycode_relay import acme, issuance  # noqa: PLC0415
+        from pyrycode_relay.acme import client, issuance  # noqa: PLC0415
 
         settings = self.settings
-        ca = acme.Ca(settings.acme_directory, settings.acme_email, settings.acme_ca_file)
+        ca = client.Ca(settings.acme_directory, settings.acme_email, settings.acme_ca_file)
         return issuance.Issuance(
-            lambda key: acme.Conversation(ca, key),
+            lambda key: client.Conversation(ca, key),
             frozenset(settings.domain),
             cache,
             self.challenge_site.challenges,
@@ -377,7 +378,9 @@ class RelayService(Service):
     def _dismiss(self, peers: Sequence[RelayProtocol], start: float, end: float) -> None:
         for peer in peers:
             delay = self._random.uniform(start, end)
-            self._dismissals.append(self._clock.callLater(delay, peer.part, codes.SHUTTING_DOWN))
+            self._dismissals.append(
+                self._clock.callLater(delay, peer.part, close_codes.SHUTTING_DOWN)
+            )
 
     def _await_end(self, deadline: float, emptied: Deferred[None]) -> None:
         """Wait until every connection has gone; near the deadline, see to it."""
@@ -388,7 +391,7 @@ class RelayService(Service):
         if left <= min(limits.close_timeout, limits.drain_timeout * _DRAIN_SHARE):
             for peer in peers:
                 # Those that still wait for what is held for them.
-                peer.close(codes.SHUTTING_DOWN, flush=False)
+                peer.close(close_codes.SHUTTING_DOWN, flush=False)
         if left <= 0:
             for peer in peers:
                 self._aborted += 1

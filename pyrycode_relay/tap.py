@@ -17,19 +17,9 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from pyrycode_relay import __version__, boot, config_file
-from pyrycode_relay.admission import Capacity, CapacityError
-from pyrycode_relay.boot import BootError
-from pyrycode_relay.certificates import CertificateError
-from pyrycode_relay.config_file import ConfigFile, ConfigFileError
-from pyrycode_relay.logs import EventLog, Writer, watch_accept
-from pyrycode_relay.service import (
-    ListenError,
-    RelayService,
-    check_certificates,
-    handle_signals,
-)
-from pyrycode_relay.settings import (
+from pyrycode_relay import __version__, startup_checks
+from pyrycode_relay.config import toml_file
+from pyrycode_relay.config.settings import (
     DOMAIN,
     ENVIRONMENT_PREFIX,
     FILE_OR_NONE,
@@ -40,7 +30,18 @@ from pyrycode_relay.settings import (
     Settings,
     example,
 )
-from pyrycode_relay.systemd import Notifier
+from pyrycode_relay.config.toml_file import ConfigFile, ConfigFileError
+from pyrycode_relay.http.admission import Capacity, CapacityError
+from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
+from pyrycode_relay.sd_notify import Notifier
+from pyrycode_relay.service import (
+    ListenError,
+    RelayService,
+    check_certificates,
+    handle_signals,
+)
+from pyrycode_relay.startup_checks import BootError
+from pyrycode_relay.tls.certificate import CertificateError
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
@@ -138,14 +139,14 @@ class Options(usage.Options):
             self._print(example())
         try:
             path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-            file = config_file.read(path) if path else ConfigFile()
+            file = toml_file.read(path) if path else ConfigFile()
             self.settings = settings = Settings.read(self._given, os.environ, file)
-            self.capacity = Capacity.within(boot.raise_open_files(), settings.limits)
+            self.capacity = Capacity.within(startup_checks.raise_open_files(), settings.limits)
         except (ConfigFileError, ConfigurationError) as error:
             _fail(error.problems)
         except CapacityError as error:
             _fail([str(error)])
-        if settings.production and (problems := [*boot.exposed_addresses(settings)]):
+        if settings.production and (problems := [*startup_checks.exposed_addresses(settings)]):
             _fail(problems)
         if self["check-config"]:
             try:
@@ -249,8 +250,10 @@ class _Process(RelayService):
         """
         if self.settings.production:
             listeners = zip(self.settings.insecure_listen, self.ports, strict=False)
-            exposed = [boot.exposed_socket(each, port.getHost()) for each, port in listeners]
-            problems = [*chain(*exposed, boot.spare_power())]
+            exposed = [
+                startup_checks.exposed_socket(each, port.getHost()) for each, port in listeners
+            ]
+            problems = [*chain(*exposed, startup_checks.spare_power())]
             if problems:
                 self._close_ports()
                 self._end(problems)

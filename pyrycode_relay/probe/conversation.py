@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from pyrycode_relay import __version__, codes
+from pyrycode_relay import __version__
 from pyrycode_relay.probe.dial import Dial
 from pyrycode_relay.probe.report import ProbeError, Report, Status, percentiles, printable
+from pyrycode_relay.protocol import close_codes
 
 _TOKEN = "probe"  # noqa: S105 - the relay wants one and looks at none
-_GOODBYE = codes.Close(codes.NORMAL, "")
+_GOODBYE = close_codes.Close(close_codes.NORMAL, "")
 
 
 def _id() -> str:
@@ -43,10 +44,10 @@ async def converse(dial: Dial, report: Report, count: int) -> None:
     async with _leg(dial, "binary", _binary(server_id)) as binary:
         report.begin("second_claim")
         async with _leg(dial, "second binary", _binary(server_id)) as second:
-            await _turned_away(report, second, codes.CONFLICT)
+            await _turned_away(report, second, close_codes.CONFLICT)
         report.begin("unknown_id")
         async with _leg(dial, "phone of an unknown server-id", _phone(_id())) as stranger:
-            await _turned_away(report, stranger, codes.Refusal.NO_SERVER.value)
+            await _turned_away(report, stranger, close_codes.Refusal.NO_SERVER.value)
         report.begin("phone")
         async with _leg(dial, "phone", _phone(server_id)) as phone:
             report.begin("round_trips")
@@ -73,14 +74,14 @@ def _cut_off(who: str, closed: ConnectionClosed) -> ProbeError:
     if closed.rcvd is None:
         return ProbeError(Status.MISBEHAVES, f"The {who}'s connection broke.")
     said = printable(f"{closed.rcvd.code} {closed.rcvd.reason}".strip())
-    busy = closed.rcvd.code == codes.GOING_AWAY
+    busy = closed.rcvd.code == close_codes.GOING_AWAY
     return ProbeError(
         Status.BUSY if busy else Status.MISBEHAVES,
         f"The relay closed the {who}'s connection with {said!r}.",
     )
 
 
-async def _turned_away(report: Report, peer: ClientConnection, expected: codes.Close) -> None:
+async def _turned_away(report: Report, peer: ClientConnection, expected: close_codes.Close) -> None:
     """See that the relay closes a connection as it should."""
     try:
         await peer.recv()
@@ -88,7 +89,7 @@ async def _turned_away(report: Report, peer: ClientConnection, expected: codes.C
         code = closed.rcvd.code if closed.rcvd else 1006
         reason = printable(closed.rcvd.reason) if closed.rcvd else ""
         report.found(code=code, reason=reason)
-        if code == codes.GOING_AWAY:
+        if code == close_codes.GOING_AWAY:
             raise ProbeError(Status.BUSY, "The relay is shutting down.") from None
         if (code, reason) != expected:
             said = f"{code} {reason}".strip()
@@ -139,9 +140,9 @@ def _unwrapped(envelope: str | bytes, frame: str) -> str:
 async def _noticed(report: Report, binary: ClientConnection, conn_id: str) -> None:
     """See that the binary is told how its phone went."""
     notice = await binary.recv()
-    expected = f'{{"conn_id":{json.dumps(conn_id)},"close_code":{codes.NORMAL}}}'
+    expected = f'{{"conn_id":{json.dumps(conn_id)},"close_code":{close_codes.NORMAL}}}'
     if notice != expected:
         raise ProbeError(
             Status.MISBEHAVES, "The binary was not told that its phone went with 1000."
         )
-    report.found(code=codes.NORMAL)
+    report.found(code=close_codes.NORMAL)

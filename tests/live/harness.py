@@ -27,12 +27,12 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.poller import Poller
 from pyrycode_relay.service import RelayService
-from pyrycode_relay.settings import Settings
-from pyrycode_relay.wire import RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.poller import Poller
 
 T = TypeVar("T")
 

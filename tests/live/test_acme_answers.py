@@ -25,10 +25,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyrycode_relay import acme
-from pyrycode_relay.acme import AcmeError, Ca, Conversation
-from pyrycode_relay.cert_cache import new_key
-from pyrycode_relay.renewal import REFUSED, UNREACHABLE
+from pyrycode_relay.acme import client
+from pyrycode_relay.acme.cache import new_key
+from pyrycode_relay.acme.client import AcmeError, Ca, Conversation
+from pyrycode_relay.acme.schedule import REFUSED, UNREACHABLE
 from tests.ca import Authority, Issued
 
 NAMES = frozenset({"a.example", "b.example"})
@@ -200,7 +200,7 @@ class AnswerTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, folder)
         self.ca = ScriptedCa(folder)
         self.addCleanup(self.ca.end)
-        self.patch(acme, "_POLL", 0.01)
+        self.patch(client, "_POLL", 0.01)
         environment = mock.patch.dict("os.environ", {"NO_PROXY": "*"})
         environment.start()
         self.addCleanup(environment.stop)
@@ -249,7 +249,7 @@ class AnswerTests(SynchronousTestCase):
     def test_nothing_but_noise(self) -> None:
         """Answers that are no JSON, no object, or not what they should be are one sentence."""
         # An order of which nothing comes is waited for until then.
-        self.patch(acme, "DEADLINE", 2.0)
+        self.patch(client, "DEADLINE", 2.0)
         for path in ("dir", "order", "authorization", "finalize", "certificate"):
             for body in (b"", SECRET.encode(), b"{", b"[]", b'{"status": []}', b"\xff" * 99):
                 self.ca.answers = {path: lambda request, body=body: request.reply(200, body)}
@@ -319,7 +319,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_too_slow(self) -> None:
         """One that comes byte by byte is given up at the deadline, not at the last byte's."""
-        self.patch(acme, "DEADLINE", 1.0)
+        self.patch(client, "DEADLINE", 1.0)
 
         def drip(request: _Request) -> None:
             request.send_response(200)
@@ -336,7 +336,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_silence(self) -> None:
         """One that says nothing at all is given up too."""
-        self.patch(acme, "_SILENCE", 0.5)
+        self.patch(client, "_SILENCE", 0.5)
         over = threading.Event()
         self.addCleanup(over.set)
         self.ca.answers["order"] = lambda _: over.wait(60)
@@ -347,14 +347,14 @@ class AnswerTests(SynchronousTestCase):
 
     def test_an_order_that_never_ends(self) -> None:
         """An order that stays as it is, is given up at the deadline."""
-        self.patch(acme, "DEADLINE", 1.0)
+        self.patch(client, "DEADLINE", 1.0)
         self.ca.statuses["authorization"] = "pending"
         self.assertEqual(self.failure().reason, "the CA did not answer in time")
 
     def test_stopped(self) -> None:
         """A conversation that waits is over at once when it is stopped."""
         self.ca.statuses["authorization"] = "pending"
-        self.patch(acme, "_POLL", 60.0)
+        self.patch(client, "_POLL", 60.0)
         conversation = self.converse()
         order = conversation.order(NAMES, new_key())
         timer = threading.Timer(0.5, conversation.stop)

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
+from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
-from pyrycode_relay.phone_endpoint import PhoneProtocol
 from pyrycode_relay.tally import FRAME
 from tests.live.harness import (
     PING,

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from websockets.asyncio.client import connect
 
-from pyrycode_relay.cert_cache import CertCache
+from pyrycode_relay.acme.cache import CertCache
 from tests.ca import DAY, Authority
 from tests.system.harness import (
     DEADLINE,

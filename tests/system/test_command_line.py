@@ -19,7 +19,7 @@ from twisted.trial.unittest import SkipTest
 from websockets.asyncio.client import unix_connect
 
 from pyrycode_relay import __version__
-from pyrycode_relay.settings import (
+from pyrycode_relay.config.settings import (
     ADDRESS,
     ADDRESS_OR_NONE,
     DOMAIN,

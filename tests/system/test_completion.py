@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from pyrycode_relay.settings import DOMAIN, FILE_OR_NONE, OPTIONS, PATH
+from pyrycode_relay.config.settings import DOMAIN, FILE_OR_NONE, OPTIONS, PATH
 from tests.system.harness import TWISTD, SystemTestCase, cannot
 
 _OFFERS = """

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyrycode_relay.codes import Close
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.outbox import Frame, Ledger
-from pyrycode_relay.slot import Phone
+from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.registry.queues import Frame, Ledger
+from pyrycode_relay.registry.slot import Phone
 
 Test = TypeVar("Test", bound=Callable[..., None])
 

@@ -13,15 +13,15 @@ from prometheus_client.core import Metric
 from twisted.internet.testing import MemoryReactorClock
 from twisted.scripts._twistd_unix import ServerOptions
 
-from pyrycode_relay import codes
-from pyrycode_relay.codes import Close, Refusal
+from pyrycode_relay.config.settings import OPTIONS, Settings
 from pyrycode_relay.events import FIELDS, Event
-from pyrycode_relay.metrics import Metrics, Watched
+from pyrycode_relay.monitoring.exposition import Metrics, Watched
 from pyrycode_relay.probe import command
+from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol.close_codes import Close, Refusal
 from pyrycode_relay.service import RelayService
-from pyrycode_relay.settings import OPTIONS, Settings
 from pyrycode_relay.tap import Options
-from pyrycode_relay.tls import Certificates
+from pyrycode_relay.tls.store import Certificates
 from tests.unit.bench import Cases, cases
 from tests.unit.test_layers import SOURCES, is_probe
 
@@ -267,7 +267,7 @@ class MetricTests(Cases):
 
 
 CLOSES = (
-    *(value for value in vars(codes).values() if isinstance(value, Close)),
+    *(value for value in vars(close_codes).values() if isinstance(value, Close)),
     *(refusal.value for refusal in Refusal),
 )
 

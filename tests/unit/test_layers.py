@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,66 +23,47 @@ PLUGINS = Path(__file__).parents[2] / "twisted" / "plugins"
 LEVELS = {
     "__init__": 0,
     "addresses": 0,
-    "codes": 0,
-    "envelope": 0,
     "events": 0,
-    "headers": 0,
-    "admission": 1,
-    "limits": 1,
-    "outbox": 1,
+    "limits": 0,
+    "tally": 0,
+    "protocol": 0,
     "registry": 1,
-    "renewal": 1,
-    "slot": 1,
+    "tls": 1,
+    "config": 1,
+    "sd_notify": 1,
     "acme": 2,
-    "tally": 1,
-    "binary_endpoint": 2,
-    "cert_cache": 2,
-    "certificates": 2,
-    "counters": 2,
-    "exchange": 2,
-    "issuance": 2,
-    "history": 2,
-    "logs": 2,
-    "metrics": 2,
-    "notable": 2,
-    "phone_endpoint": 2,
-    "process": 2,
-    "poller": 2,
-    "probe.__init__": 0,
-    "probe.command": 4,
-    "probe.conversation": 3,
-    "probe.dial": 2,
-    "probe.report": 1,
+    "websocket": 3,
+    "http": 3,
+    "endpoints": 4,
+    "monitoring": 5,
+    "startup_checks": 6,
+    "service": 6,
+    "tap": 7,
     "probe.target": 1,
-    "proxyproto": 2,
-    "status": 2,
-    "systemd": 2,
-    "tls": 2,
-    "wire": 2,
-    "admin": 3,
-    "boot": 3,
-    "challenge_site": 3,
-    "config_file": 3,
-    "service": 3,
-    "settings": 3,
-    "site": 3,
-    "tap": 4,
+    "probe.report": 1,
+    "probe.dial": 2,
+    "probe.conversation": 3,
+    "probe.command": 4,
 }
-"""Each module's level: 0 contract, 1 state, 2 adapters, 3 assembly, 4 programs.
+"""The level of each package, and of each module that is in none. Imports point down, or stay within
+a package. The probe is a program of its own: see `ProbeTests`."""
 
-The probe is a program of its own: see `ProbeTests`.
-"""
+CONTRACT = ("__init__", "addresses", "events", "limits", "tally", "protocol")
+"""What has the standard library and msgspec only."""
+
+STATE = (*CONTRACT, "registry", "http.admission", "acme.schedule")
+"""What knows no sockets and is handed its clock."""
 
 AUTOBAHN = {
-    "wire": None,
-    "binary_endpoint": {"ConnectionDeny", "ConnectionRequest"},
-    "phone_endpoint": {"ConnectionDeny", "ConnectionRequest"},
+    "websocket.connection": None,
+    "endpoints.binary": {"ConnectionDeny", "ConnectionRequest"},
+    "endpoints.phone": {"ConnectionDeny", "ConnectionRequest"},
     "service": {"USES_NVX"},
 }
 """What each module may take from Autobahn; None is anything."""
 
 SOCKETS = ("socket", "ssl", "select", "selectors", "asyncio", "time", "autobahn", "twisted.web")
-"""What levels 0 and 1 have no business with: they know no sockets and are handed a clock."""
+"""What the state has no business with."""
 
 CONTRACT_FIELDS = (
     "server_id conn_id binary_conn_id device_name remote binary_version close_code "
@@ -108,9 +90,13 @@ class Import(NamedTuple):
         return f"{self.module}.{self.name}" if self.name else self.module
 
 
+parse = cache(ast.parse)
+
+
+@cache
 def imports(source: str) -> list[Import]:
     """Return every import of a module, wherever it stands."""
-    return [*_imports(ast.parse(source), ())]
+    return [*_imports(parse(source), ())]
 
 
 def _imports(node: ast.AST, inside: tuple[str, ...]) -> Iterator[Import]:
@@ -134,17 +120,25 @@ def within(name: str, *packages: str) -> bool:
     return any(name == each or name.startswith(each + ".") for each in packages)
 
 
-def siblings(source: str) -> set[str]:
+@cache
+def siblings(source: str) -> frozenset[str]:
     """Return the modules of the package that a module imports."""
     found = set()
     for each in imports(source):
         if within(each.full, "pyrycode_relay"):
-            parts = [*each.full.split("."), "__init__"][1:]
-            modules = {".".join(parts[:2]), parts[0]} & set(LEVELS)
-            found |= modules or {"__init__"}
-            if not modules and not parts[0].startswith("__"):
-                found.add(parts[0])
-    return found
+            parts = each.full.split(".")[1:]
+            ways = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            # A name that is none of ours is another module's, or no module at all.
+            module = next((way for way in ways if way in SOURCES), None)
+            if module is None and parts and not parts[0].startswith("__"):
+                module = f"{parts[0]}.__init__" if f"{parts[0]}.__init__" in SOURCES else parts[0]
+            found.add(module or "__init__")
+    return frozenset(found)
+
+
+def level(module: str) -> int:
+    """Return a module's level, or that of its package; one without is above all."""
+    return LEVELS.get(module, LEVELS.get(module.partition(".")[0], sys.maxsize))
 
 
 def is_probe(module: str) -> bool:
@@ -154,9 +148,7 @@ def is_probe(module: str) -> bool:
 
 def upward(module: str, source: str) -> list[str]:
     """Return the imports that point to a higher level, or to no level at all."""
-    return sorted(
-        each for each in siblings(source) if LEVELS.get(each, sys.maxsize) > LEVELS[module]
-    )
+    return sorted(each for each in siblings(source) if level(each) > level(module))
 
 
 def foreign(module: str, source: str) -> list[str]:
@@ -165,8 +157,9 @@ def foreign(module: str, source: str) -> list[str]:
     for each in imports(source):
         own = within(each.module, "pyrycode_relay", "__future__")
         standard = each.module.partition(".")[0] in sys.stdlib_module_names
-        contract = LEVELS[module] == 0 and not (own or standard or within(each.module, "msgspec"))
-        state = LEVELS[module] <= 1 and within(each.full, *SOCKETS)
+        bare = within(module, *CONTRACT)
+        contract = bare and not (own or standard or within(each.module, "msgspec"))
+        state = within(module, *STATE) and within(each.full, *SOCKETS)
         if contract or state:
             found.append(each.full)
     return found
@@ -177,7 +170,7 @@ def autobahns(module: str, source: str) -> list[str]:
     allowed = AUTOBAHN.get(module, set())
     if allowed is None:
         return []
-    tree = ast.parse(source)
+    tree = parse(source)
     found = []
     for each in imports(source):
         if not within(each.full, "autobahn", "txaio"):
@@ -213,7 +206,7 @@ def events_told(source: str) -> list[ast.Call]:
     """Return the calls of an observer's ``saw``."""
     return [
         node
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parse(source))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "saw"
@@ -228,7 +221,7 @@ def unlisted(source: str) -> list[str]:
     found = []
     passed_on = {
         call.lineno
-        for function in ast.walk(ast.parse(source))
+        for function in ast.walk(parse(source))
         if isinstance(function, ast.FunctionDef) and function.name == "saw"
         for call in ast.walk(function)
         if isinstance(call, ast.Call)
@@ -259,7 +252,7 @@ def other_logging(module: str, source: str) -> list[str]:
         if within(each.full, "logging", "txaio", "twisted.python.log", "warnings", "syslog")
         or (within(each.module, "twisted.logger") and each.name not in {"Logger", "ILogObserver"})
     ]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Call) and not _is_bug_report(node, loggers):
             name = ast.unparse(node.func)
             to_terminal = name == "print" or name.startswith(("sys.stdout.", "sys.stderr."))
@@ -297,8 +290,10 @@ MODULES = {module.replace(".", "_"): (module,) for module in SOURCES}
 
 class LayerTests(Cases):
     def test_every_module_has_a_level(self) -> None:
-        """The table of levels names just the modules there are, those in folders too."""
-        self.assertEqual(set(SOURCES), set(LEVELS))
+        """The table of levels names just the packages and modules that there are."""
+        named = {each for each in SOURCES if each in LEVELS}
+        packages = {each.partition(".")[0] for each in set(SOURCES) - named}
+        self.assertEqual(named | packages - {"probe"}, set(LEVELS))
 
     @cases(MODULES)
     def test_downward(self, module: str) -> None:
@@ -332,7 +327,7 @@ class LayerTests(Cases):
 class ProbeTests(Cases):
     """The probe is another program, for another machine, that happens to be shipped along."""
 
-    @cases({module: (module,) for module in SOURCES if not is_probe(module)})
+    @cases({name: modules for name, modules in MODULES.items() if not is_probe(*modules)})
     def test_the_relay_does_without(self, module: str) -> None:
         """No module of the relay imports the probe, or the client library that it is made of.
 
@@ -340,14 +335,14 @@ class ProbeTests(Cases):
         """
         taken = {each.full for each in imports(SOURCES[module]) if within(each.full, "websockets")}
         masks = {"websockets.speedups.apply_mask", "websockets.utils.apply_mask"}
-        self.assertEqual(taken, masks if module == "wire" else set())
+        self.assertEqual(taken, masks if module == "websocket.connection" else set())
         self.assertFalse([each for each in siblings(SOURCES[module]) if is_probe(each)])
 
     @cases({name: modules for name, modules in MODULES.items() if is_probe(*modules)})
     def test_the_probe_does_without(self, module: str) -> None:
         """The probe shares names and numbers with the relay, and no code that could be wrong."""
         shared = {each for each in siblings(SOURCES[module]) if not is_probe(each)}
-        self.assertLessEqual(shared, {"__init__", "codes"})
+        self.assertLessEqual(shared, {"__init__", "protocol.close_codes", "protocol.__init__"})
 
 
 class PluginTests(Cases):
@@ -357,9 +352,9 @@ class PluginTests(Cases):
         self.assertEqual(
             [each.full for each in imports(source)], ["twisted.application.service.ServiceMaker"]
         )
-        kinds = [type(node) for node in ast.parse(source).body]
+        kinds = [type(node) for node in parse(source).body]
         self.assertEqual(kinds, [ast.Expr, ast.ImportFrom, ast.Assign])
-        self.assertIn("'pyrycode_relay.tap'", ast.unparse(ast.parse(source).body[2]))
+        self.assertIn("'pyrycode_relay.tap'", ast.unparse(parse(source).body[2]))
 
     def test_no_package(self) -> None:
         """An ``__init__.py`` here would hide Twisted's own plugins."""
@@ -380,10 +375,21 @@ class LogTests(Cases):
     def test_something_is_told(self) -> None:
         """The calls that the last test is about are found."""
         told = {module: len(events_told(source)) for module, source in SOURCES.items()}
-        for module in ("binary_endpoint", "phone_endpoint", "site", "service", "exchange"):
+        for module in (
+            "endpoints.binary",
+            "endpoints.phone",
+            "http.relay_site",
+            "endpoints.context",
+        ):
             self.assertGreater(told[module], 0, module)
 
-    @cases({each: (each,) for each in SOURCES if each != "logs" and not is_probe(each)})
+    @cases(
+        {
+            name: (each,)
+            for name, (each,) in MODULES.items()
+            if each != "monitoring.event_log" and not is_probe(each)
+        }
+    )
     def test_nothing_else(self, module: str) -> None:
         """Nothing is logged but events, and bugs by a literal."""
         self.assertEqual(other_logging(module, SOURCES[module]), [])
@@ -392,16 +398,19 @@ class LogTests(Cases):
 class OffenderTests(Cases):
     @cases(
         {
-            "module": ("codes", "import pyrycode_relay.wire"),
-            "name": ("slot", "from pyrycode_relay.exchange import Exchange"),
-            "sibling": ("registry", "from pyrycode_relay import service"),
-            "relative": ("envelope", "from . import limits"),
-            "relative_name": ("envelope", "from .limits import Limits"),
+            "module": ("protocol.close_codes", "import pyrycode_relay.websocket.connection"),
+            "name": ("registry.slot", "from pyrycode_relay.endpoints.context import Exchange"),
+            "sibling": ("registry.registry", "from pyrycode_relay import service"),
+            "relative": ("limits", "from . import service"),
+            "relative_name": ("limits", "from .service import RelayService"),
             "for_types": (
-                "wire",
-                "if TYPE_CHECKING:\n    from pyrycode_relay.site import RelaySite",
+                "websocket.poller",
+                "if TYPE_CHECKING:\n    from pyrycode_relay.endpoints.phone import PhoneProtocol",
             ),
-            "in_a_function": ("outbox", "def f():\n    from pyrycode_relay import wire"),
+            "in_a_function": (
+                "registry.queues",
+                "def f():\n    from pyrycode_relay import service",
+            ),
             "no_level": ("tap", "from pyrycode_relay.attic import thing"),
             "no_level_module": ("tap", "import pyrycode_relay.attic"),
             "in_a_folder": ("probe.report", "from pyrycode_relay.probe.dial import Dial"),
@@ -413,11 +422,11 @@ class OffenderTests(Cases):
 
     @cases(
         {
-            "twisted": ("codes", "from twisted.internet import defer"),
-            "third_party": ("envelope", "import attrs"),
-            "web": ("slot", "from twisted.web import http"),
-            "web_package": ("registry", "import twisted.web"),
-            "autobahn": ("outbox", "from autobahn.websocket import types"),
+            "twisted": ("protocol.close_codes", "from twisted.internet import defer"),
+            "third_party": ("protocol.envelope", "import attrs"),
+            "web": ("registry.slot", "from twisted.web import http"),
+            "web_package": ("registry.registry", "import twisted.web"),
+            "autobahn": ("registry.queues", "from autobahn.websocket import types"),
             "socket": ("limits", "import socket"),
             "clock": ("limits", "from time import monotonic"),
         }
@@ -428,14 +437,14 @@ class OffenderTests(Cases):
 
     @cases(
         {
-            "anywhere": ("site", "from autobahn.websocket.types import ConnectionDeny"),
+            "anywhere": ("http.relay_site", "from autobahn.websocket.types import ConnectionDeny"),
             "too_much": (
-                "phone_endpoint",
+                "endpoints.phone",
                 "from autobahn.twisted.websocket import WebSocketServer",
             ),
             "module": ("service", "from autobahn import websocket\nwebsocket.protocol"),
-            "package": ("logs", "import autobahn"),
-            "txaio": ("logs", "import txaio"),
+            "package": ("monitoring.event_log", "import autobahn"),
+            "txaio": ("monitoring.event_log", "import txaio"),
             "aside": ("service", "from autobahn import websocket\nwebsocket.USES_NVX\nwebsocket.x"),
         }
     )
@@ -451,8 +460,8 @@ class OffenderTests(Cases):
                 "def makeService():\n    from twisted.internet import reactor",
             ),
             "other_function": ("tap", "def other():\n    from twisted.internet import reactor"),
-            "module": ("wire", "import twisted.internet.reactor"),
-            "one_of_them": ("site", "from twisted.internet.epollreactor import install"),
+            "module": ("websocket.poller", "import twisted.internet.reactor"),
+            "one_of_them": ("http.relay_site", "from twisted.internet.epollreactor import install"),
         }
     )
     def test_reactor(self, module: str, source: str) -> None:
@@ -489,21 +498,29 @@ class OffenderTests(Cases):
     )
     def test_other_logging(self, source: str) -> None:
         """Whatever else could bring a peer's data into the log is found."""
-        self.assertEqual(len(other_logging("wire", source)), 1)
+        self.assertEqual(len(other_logging("websocket.poller", source)), 1)
 
     @cases(
         {
-            "down": (upward, "service", "from pyrycode_relay import __version__, codes"),
-            "beside": (upward, "slot", "from pyrycode_relay.outbox import Hold"),
-            "msgspec": (foreign, "envelope", "import msgspec, json\nfrom msgspec import Raw"),
-            "clock": (foreign, "registry", "from twisted.internet.interfaces import IDelayedCall"),
+            "down": (upward, "service", "from pyrycode_relay import __version__"),
+            "beside": (upward, "registry.slot", "from pyrycode_relay.registry.queues import Hold"),
+            "msgspec": (
+                foreign,
+                "protocol.envelope",
+                "import msgspec, json\nfrom msgspec import Raw",
+            ),
+            "clock": (
+                foreign,
+                "registry.registry",
+                "from twisted.internet.interfaces import IDelayedCall",
+            ),
             "nvx": (autobahns, "service", "from autobahn import websocket\nwebsocket.USES_NVX"),
             "deny": (
                 autobahns,
-                "phone_endpoint",
+                "endpoints.phone",
                 "from autobahn.websocket.types import ConnectionDeny",
             ),
-            "bug": (other_logging, "wire", "_bugs = Logger()\n_bugs.failure('a bug')"),
+            "bug": (other_logging, "websocket.poller", "_bugs = Logger()\n_bugs.failure('a bug')"),
             "answer": (other_logging, "tap", "sys.stdout.write(__version__)"),
             "tap": (
                 reactors,

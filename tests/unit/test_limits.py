@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from pyrycode_relay.envelope import SUFFIX, close_notice, data_prefix
-from pyrycode_relay.headers import MAX_SERVER_ID
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE, Limits, OnReclaim, TokenBuckets
+from pyrycode_relay.protocol.envelope import SUFFIX, close_notice, data_prefix
+from pyrycode_relay.protocol.header_gate import MAX_SERVER_ID
 from tests.unit.bench import Cases, cases, examples
 
 CONTRACT = {

@@ -35,13 +35,13 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
+from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Event, Level
+from pyrycode_relay.http.relay_site import Site
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.poller import Poller
 from pyrycode_relay.service import RelayService
-from pyrycode_relay.settings import Settings
-from pyrycode_relay.site import Site
-from pyrycode_relay.wire import RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.poller import Poller
 
 MANY_TURNS = 20_000
 """After so many rounds without rest something goes round in circles."""

@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.wire import _Straddler
+from pyrycode_relay.websocket.connection import _Straddler
 from tests.wire.harness import (
     Binary,
     Client,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyrycode_relay.challenge_site import _WAITING
-from pyrycode_relay.site import Readiness
+from pyrycode_relay.http.challenge_site import _WAITING
+from pyrycode_relay.http.relay_site import Readiness
 from tests.wire.harness import Peer, WireTest
 
 PATH = b"/.well-known/acme-challenge/token"

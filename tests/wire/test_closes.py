@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyrycode_relay.binary_endpoint import BinaryProtocol
+from pyrycode_relay.endpoints.binary import BinaryProtocol
+from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
-from pyrycode_relay.phone_endpoint import PhoneProtocol
 from tests.wire.harness import Binary, Client, WireTest, binary_headers, frame, phone_headers
 
 ONE_MIB = 1 << 20

@@ -11,7 +11,7 @@ from websockets.frames import Opcode
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from pyrycode_relay.wire import unsent_bytes
+from pyrycode_relay.websocket.connection import unsent_bytes
 from tests.wire.harness import Binary, Client, Relay, WireTest, frame
 
 TRANSPORT = 65_536

@@ -9,7 +9,7 @@ from twisted.internet.tcp import Server
 
 from pyrycode_relay import __version__
 from pyrycode_relay.events import NOT_READY, Event
-from pyrycode_relay.site import Readiness
+from pyrycode_relay.http.relay_site import Readiness
 from tests.wire.harness import (
     Answer,
     Peer,

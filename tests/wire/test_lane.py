@@ -14,7 +14,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.wire import RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
 from tests.unit.bench import examples
 from tests.wire.harness import (
     Peer,

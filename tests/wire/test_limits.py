@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
-from pyrycode_relay.admission import RETRY_AFTER, Bound, Leg
 from pyrycode_relay.events import Event
-from pyrycode_relay.site import Readiness
+from pyrycode_relay.http.admission import RETRY_AFTER, Bound, Leg
+from pyrycode_relay.http.relay_site import Readiness
 from tests.wire.harness import (
     Client,
     Peer,

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
-import pyrycode_relay.envelope
-from pyrycode_relay.admin import ASSETS, HEADERS, MAX_WAITING
-from pyrycode_relay.admission import Admission, Capacity
-from pyrycode_relay.counters import ENVELOPE_REASONS, OUTCOMES
+import pyrycode_relay.protocol.envelope
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
+from pyrycode_relay.http.admission import Admission, Capacity
+from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.metrics import Metrics, Watched
-from pyrycode_relay.site import Readiness
+from pyrycode_relay.monitoring.admin_site import ASSETS, HEADERS, MAX_WAITING
+from pyrycode_relay.monitoring.counters import ENVELOPE_REASONS, OUTCOMES
+from pyrycode_relay.monitoring.exposition import Metrics, Watched
 from tests.wire.harness import (
     Answer,
     Peer,
@@ -112,7 +112,7 @@ class NameTests(MetricsCase):
 
     def test_envelope_reasons(self) -> None:
         """All that can be wrong with an envelope has a label of its own."""
-        tree = ast.parse(Path(pyrycode_relay.envelope.__file__).read_text())
+        tree = ast.parse(Path(pyrycode_relay.protocol.envelope.__file__).read_text())
         raised = {
             call.args[0].value
             for call in ast.walk(tree)

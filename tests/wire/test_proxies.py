@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.addresses import source
 from pyrycode_relay.events import Event
-from pyrycode_relay.proxyproto import SIGNATURE
+from pyrycode_relay.http.proxy_protocol import SIGNATURE
 from tests.unit.bench import examples
 from tests.wire.harness import (
     Client,

@@ -1,7 +1,7 @@
 """What the libraries below do by themselves, and the relay does not let them do.
 
-One test for each habit of Autobahn and twisted.web that `pyrycode_relay.wire` works around and
-that the other modules of this package do not pin already.
+One test for each habit of Autobahn and twisted.web that `pyrycode_relay.websocket.connection`
+works around and that the other modules of this package do not pin already.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar, cast
 
-from pyrycode_relay.certificates import Files, Pair
 from pyrycode_relay.events import Event
-from pyrycode_relay.site import Site
-from pyrycode_relay.tls import Certificates, TLSFactory
+from pyrycode_relay.http.relay_site import Site
+from pyrycode_relay.tls.certificate import Files, Pair
+from pyrycode_relay.tls.store import Certificates, TLSFactory
 from tests.ca import Authority
 from tests.wire.harness import (
     Headers,

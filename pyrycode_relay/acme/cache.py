@@ -1,0 +1,261 @@
+"""The folder that an ACME account's key and the certificates of one CA are kept in.
+
+    <cache>/                                0700
+      acme-v02.api.letsencrypt.org-1f6d.../ one CA: another directory has another account
+        account.pem                         the account's key
+        live -> issued-k3v9x2a1             what is in use
+        issued-k3v9x2a1/                    fullchain.pem and privkey.pem of one issue
+
+A new pair is written to a folder of its own, and comes into use when the link is replaced: at no
+moment does a key stand beside another key's certificate, whenever the power goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pyrycode_relay.acme.schedule import Lifetime
+from pyrycode_relay.tls.certificate import MALFORMED, CertificateError, is_for
+
+FULLCHAIN: Final = "fullchain.pem"
+PRIVKEY: Final = "privkey.pem"
+
+_ACCOUNT: Final = "account.pem"
+_LIVE: Final = "live"
+_ISSUED: Final = "issued-"
+_TEMPORARY: Final = ".new-"
+_LARGEST: Final = 1 << 20
+"""Bytes of a file that are read: a chain has some thousands."""
+
+
+class CacheError(CertificateError):
+    """A cache that cannot be used; the text is a sentence with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What the renewal wants to know of a certificate from a CA, and its chain as PEM."""
+
+    names: frozenset[str]
+    lifetime: Lifetime
+    chain: bytes
+
+    @classmethod
+    def of(cls, chain: bytes, key: bytes) -> Issued:
+        """Read a chain and its first certificate's key; raises `ValueError` for what is no pair."""
+        private = serialization.load_pem_private_key(key, None)
+        try:
+            leaf = x509.load_pem_x509_certificates(chain)[0]
+            san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (*MALFORMED, x509.ExtensionNotFound) as error:
+            raise ValueError("a certificate without names, or a malformed one") from error
+        if not is_for(leaf, private):
+            raise ValueError("the key is another certificate's")
+        names = frozenset(name.lower() for name in san.get_values_for_type(x509.DNSName))
+        lifetime = Lifetime(
+            leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        )
+        return cls(names, lifetime, chain)
+
+
+def new_key() -> bytes:
+    """Return a new private key as PEM: ECDSA on P-256, which every CA and client takes."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+class CertCache:
+    """The part of the cache at ``root`` that belongs to the CA at ``directory``.
+
+    Everything but `prepare` and `current` may wait for the disk, and belongs into a thread.
+    """
+
+    def __init__(self, root: Path, directory: str) -> None:
+        self._root = root
+        host = re.sub(r"[^a-z0-9.-]", "_", urlsplit(directory).netloc.lower())
+        digest = hashlib.sha256(directory.encode()).hexdigest()
+        self._home = root / f"{host}-{digest[:12]}"
+
+    @property
+    def fullchain(self) -> Path:
+        """Where the chain in use is, or will be."""
+        return self._home / _LIVE / FULLCHAIN
+
+    @property
+    def privkey(self) -> Path:
+        """Where its key is, or will be."""
+        return self._home / _LIVE / PRIVKEY
+
+    def prepare(self) -> list[Path]:
+        """Make the folders; return those that others could enter and now cannot any more.
+
+        Raises `CacheError` for a cache that is not the relay's alone. What has nothing in it but
+        the relay's own is tightened; another folder, say a home, is not the relay's to change.
+        """
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tightened = [*self._tighten(self._root)]
+            self._home.mkdir(mode=0o700, exist_ok=True)
+            tightened += self._tighten(self._home)
+            self._clean()
+            if (self._home / _ACCOUNT).exists():
+                self.account_key()
+        except OSError as error:
+            raise CacheError(
+                f"The certificate cache {self._root} cannot be used: {error.strerror}; give "
+                "--cert-cache a folder that the relay may write."
+            ) from error
+        return tightened
+
+    def _tighten(self, folder: Path) -> Iterator[Path]:
+        status = folder.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise CacheError(
+                f"The certificate cache {folder} is not a folder; give --cert-cache one."
+            )
+        if status.st_uid != os.geteuid():
+            raise CacheError(
+                f"The certificate cache {folder} belongs to user {status.st_uid}, not to the "
+                f"relay's; chown it to {os.geteuid()}, or give --cert-cache another folder."
+            )
+        if not status.st_mode & 0o077:
+            return
+        if not all(self._is_ours(each) for each in folder.iterdir()):
+            raise CacheError(
+                f"The certificate cache {folder} has mode {stat.S_IMODE(status.st_mode):04o} and "
+                f"other files in it; chmod 700 {folder}, or give --cert-cache a folder of its own."
+            )
+        folder.chmod(0o700)
+        yield folder
+
+    def _is_ours(self, entry: Path) -> bool:
+        """Whether the relay made an entry: a CA's folder, or what is in one.
+
+        An account's key that somebody else has left where he could is not taken for one's own.
+        """
+        if entry.lstat().st_uid != os.geteuid():
+            return False
+        name = entry.name
+        if name in {_ACCOUNT, _LIVE} or name.startswith((_ISSUED, _TEMPORARY)):
+            return True
+        return re.search(r"-[0-9a-f]{12}\Z", name) is not None and entry.is_dir()
+
+    def _clean(self) -> None:
+        """Remove what an end in the middle of writing has left behind."""
+        for each in self._home.glob(_TEMPORARY + "*"):
+            _remove(each)
+
+    def account_key(self) -> bytes:
+        """Return the account's key as PEM, and make it the first time.
+
+        Raises `CacheError` when there is one that cannot be read.
+        """
+        path = self._home / _ACCOUNT
+        try:
+            key = _read(path)
+        except FileNotFoundError:
+            key = new_key()
+            _write(self._home, _ACCOUNT, key)
+        try:
+            private = serialization.load_pem_private_key(key, None)
+        except (ValueError, TypeError):
+            private = None
+        if isinstance(private, ec.EllipticCurvePrivateKey) and private.key_size == 256:
+            return key
+        raise CacheError(
+            f"The ACME account's key {path} is no ECDSA key on P-256; remove it, and the relay "
+            "makes itself a new account."
+        )
+
+    def current(self) -> Issued | None:
+        """Return the certificate in use, or None where there is none that can be read."""
+        try:
+            return Issued.of(_read(self.fullchain), _read(self.privkey))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def begin(self) -> Pending:
+        """Begin a new pair with a new key, on the disk before it is of use to anyone."""
+        key = new_key()
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._home))
+        _write(folder, PRIVKEY, key)
+        return Pending(self._home, folder, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A pair that has its key, and waits for the chain. It ends with `discard`."""
+
+    home: Path
+    folder: Path
+    key: bytes
+
+    def complete(self, chain: bytes) -> None:
+        """Bring the pair into use; of those before it, the last one is kept."""
+        _write(self.folder, FULLCHAIN, chain)
+        issued = self.home / (_ISSUED + self.folder.name.removeprefix(_TEMPORARY))
+        self.folder.rename(issued)
+        live = self.home / _LIVE
+        before = live.resolve().name
+        link = self.home / (_TEMPORARY + _LIVE)
+        link.unlink(missing_ok=True)
+        link.symlink_to(issued.name)
+        link.replace(live)
+        _sync(self.home)
+        for each in self.home.glob(_ISSUED + "*"):
+            if each.name not in {issued.name, before}:
+                _remove(each)
+
+    def discard(self) -> None:
+        """Remove what did not come into use."""
+        _remove(self.folder)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LARGEST)
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """Write a file that is there whole or not at all, and that its owner alone can read."""
+    # mkstemp's files have mode 0600 from the beginning.
+    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    Path(temporary).rename(folder / name)
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Have a folder's entries on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The relay's settings: their names, values, sources and mistakes."""

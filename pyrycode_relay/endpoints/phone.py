@@ -1,0 +1,160 @@
+"""``/v1/client`` and ``/v2/client``: a phone is registered with a server-id and sends frames.
+
+Gate, register, frames in, unregister. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from autobahn.websocket.types import ConnectionDeny
+
+from pyrycode_relay.endpoints.context import Exchange
+from pyrycode_relay.events import Event
+from pyrycode_relay.protocol import close_codes, header_gate
+from pyrycode_relay.protocol.close_codes import Close, Refusal
+from pyrycode_relay.protocol.envelope import is_json
+from pyrycode_relay.registry.queues import Frame
+from pyrycode_relay.tally import FRAME, PhoneTally
+from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol, refusing_bugs
+
+if TYPE_CHECKING:
+    from autobahn.websocket.types import ConnectionRequest
+
+    from pyrycode_relay.registry.slot import Phone
+
+_REFUSED = {
+    Refusal.NO_SERVER: Event.PHONE_REGISTER_NO_SERVER,
+    Refusal.AT_CAP: Event.PHONE_REGISTER_AT_CAP,
+}
+
+
+class PhoneProtocol(RelayProtocol):
+    """A phone's connection."""
+
+    __slots__ = ("phone", "server_id", "since", "traffic")
+
+    backlog_close: ClassVar[Close] = close_codes.PHONE_BACKLOG_FULL
+    stalled_close: ClassVar[Close] = close_codes.PHONE_WRITE_STALLED
+    factory: PhoneFactory
+
+    def __init__(self, factory: PhoneFactory) -> None:
+        super().__init__(factory)
+        self.phone: Phone | None = None
+        """The phone's place; None before it is registered and after it has ended."""
+        self.server_id = ""
+        self.since = 0.0
+        self.traffic = 0
+        """Frames in both directions, in units of a `FRAME` and of a byte."""
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self.factory.exchange
+
+    @refusing_bugs
+    def onConnect(self, request: ConnectionRequest) -> None:
+        """Let the request pass the header gate, or raise ``ConnectionDeny(400)``.
+
+        The token is looked for and left behind: nothing here takes its value.
+        """
+        try:
+            self.factory.gate(request.headers)
+        except header_gate.HeaderError as error:
+            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=str(error))
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
+        self.server_id = header_gate.server_id(request.headers)
+
+    def onOpen(self) -> None:
+        """Register with the server-id, or tell the phone why not by a close frame."""
+        exchange = self._exchange
+        outcome = exchange.registry.register(self.server_id, self)
+        if isinstance(outcome, Refusal):
+            exchange.observer.saw(_REFUSED[outcome], server_id=self.server_id, remote=self.remote)
+            self.close(outcome.value)
+            return
+        self.phone = outcome.phone
+        self.since = exchange.clock.seconds()
+        exchange.observer.saw(
+            Event.PHONE_REGISTERED,
+            server_id=self.server_id,
+            conn_id=self.phone.conn_id,
+            device_name=self.device_name,
+            remote=self.remote,
+        )
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
+        """Send a message that is one JSON value on to the binary; close the phone otherwise."""
+        phone = self.phone
+        if phone is None or phone.directed:
+            # Its binary is done with this phone; only the close frame is still to go out.
+            return
+        if not is_json(payload):
+            self._exchange.observer.saw(
+                Event.PHONE_FRAME_REFUSED,
+                server_id=self.server_id,
+                conn_id=phone.conn_id,
+                remote=self.remote,
+                reason=close_codes.NOT_JSON.reason,
+            )
+            self.close(close_codes.NOT_JSON)
+            return
+        counted = FRAME + len(payload)
+        self.traffic += counted
+        self.factory.tally.received += counted
+        phone.send(payload)
+
+    def deliver(self, frame: Frame) -> bool:
+        """Send a frame from the binary to the phone, now or after what is queued."""
+        counted = FRAME + len(frame)
+        self.traffic += counted
+        self.factory.tally.sent += counted
+        if self.writable and not self.outbox.cost:
+            self.send(frame)
+            return True
+        return super().deliver(frame)
+
+    def ended(self, close_code: int, reason: str) -> None:
+        """Give the place up, and tell the log of the finished session."""
+        exchange = self._exchange
+        exchange.observer.saw(
+            Event.PHONE_CLOSED,
+            server_id=self.server_id,
+            remote=self.remote,
+            close_code=close_code,
+            reason=reason,
+        )
+        phone, self.phone = self.phone, None
+        if phone is None:
+            return
+        exchange.registry.unregister(phone, close_code)
+        frames, size = divmod(self.traffic, FRAME)
+        exchange.observer.saw(
+            Event.PHONE_UNREGISTERED,
+            server_id=self.server_id,
+            conn_id=phone.conn_id,
+            close_code=close_code,
+            duration=round(exchange.clock.seconds() - self.since, 3),
+            frames=frames,
+            bytes=size,
+            reason=reason,
+        )
+
+
+class PhoneFactory(RelayFactory):
+    """Makes phones' connections; ``gate`` is what their version of the protocol asks for."""
+
+    tally: PhoneTally
+
+    def __init__(self, exchange: Exchange, gate: header_gate.Gate) -> None:
+        super().__init__(
+            PhoneProtocol,
+            exchange.clock,
+            exchange.limits,
+            exchange.ledger.phones,
+            exchange.limits.max_message_bytes,
+            exchange.random,
+            exchange.poller,
+            exchange.tally.phones,
+        )
+        self.exchange = exchange
+        self.gate = gate

@@ -1,0 +1,139 @@
+"""The operator's HTTP side, on loopback: metrics, the status page, and the page's JSON twin.
+
+It stands on what the public side stands on: one answer a connection, a deadline for a request,
+nothing read that is not needed. Browsers are kept to the page itself by its security policy, and
+foreign pages away from it by the check of the name that it is asked for: a name of an attacker's
+that resolves to 127.0.0.1 (DNS rebinding) is not one of ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from pyrycode_relay.addresses import Trusted
+from pyrycode_relay.events import Observer
+from pyrycode_relay.http.relay_site import RelayRequest, Site
+from pyrycode_relay.monitoring.exposition import CONTENT_TYPE
+from pyrycode_relay.monitoring.status import Status
+
+MAX_WAITING: Final = 32
+"""Connections at a time: some scrapers and some people with the page open, each for a moment. Of
+more, the one that has waited longest is dropped."""
+
+_STRANGER: Final = (
+    b"This listener answers to IP addresses and to localhost only; "
+    b"--metrics-allow-remote lets other names in.\n"
+)
+
+HEADERS: Final = {
+    b"Content-Security-Policy": (
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    b"Cache-Control": b"no-store",
+    b"Cross-Origin-Opener-Policy": b"same-origin",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
+    b"Referrer-Policy": b"no-referrer",
+    b"X-Content-Type-Options": b"nosniff",
+}
+"""What every answer carries: scripts, styles and data from here alone, nothing kept, no frames."""
+
+
+class Page(NamedTuple):
+    """What a path answers: a media type, and what makes the body."""
+
+    media_type: str
+    body: Callable[[], bytes]
+
+
+ASSETS: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/status.js": ("status.js", "text/javascript; charset=utf-8"),
+    "/status.css": ("status.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/uplot.js": ("uPlot.iife.min.js", "text/javascript; charset=utf-8"),
+    "/uplot.css": ("uPlot.min.css", "text/css; charset=utf-8"),
+}
+"""The page's files, by path: their names in the package, and their media types."""
+
+
+def _asset(name: str, media_type: str) -> Page:
+    content = files("pyrycode_relay.monitoring").joinpath("static", name).read_bytes()
+    return Page(media_type, lambda: content)
+
+
+class AdminSite(Site):
+    """Serves the operator's paths; with ``any_host`` to whoever comes by whatever name."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        status: Status,
+        any_host: bool,
+        observer: Observer,
+        header_timeout: float,
+        close_timeout: float,
+    ) -> None:
+        super().__init__(reactor, observer, header_timeout, close_timeout, MAX_WAITING, Trusted(()))
+        self._any_host = any_host
+        self._pages: Mapping[bytes, Page] = {
+            b"/metrics": Page(CONTENT_TYPE, status.metrics.text),
+            b"/status.json": Page(
+                "application/json; charset=utf-8", lambda: msgspec.json.encode(status.document())
+            ),
+            **{path.encode(): _asset(*asset) for path, asset in ASSETS.items()},
+        }
+
+    def handle(self, request: RelayRequest) -> None:
+        """Answer a request."""
+        for name, value in HEADERS.items():
+            request.setHeader(name, value)
+        if not self._any_host and not is_local_host(_host(request)):
+            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+            request.answer(421, _STRANGER)
+            return
+        page = self._pages.get(request.path)
+        if page is None:
+            request.refuse(404)
+        elif self.only_reads(request):
+            request.setHeader(b"Content-Type", page.media_type.encode())
+            request.answer(200, page.body())
+
+
+def _host(request: Any) -> str:
+    """Return the one Host that a request names; nothing when it names none, or several."""
+    values = request.requestHeaders.getRawHeaders(b"host") or []
+    return values[0].decode("latin-1") if len(values) == 1 else ""
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a Host header, with its port, is an IP address or ``localhost``.
+
+    No foreign page can have either of them for its own name.
+    """
+    name = host.strip().lower()
+    if name.startswith("["):
+        name, bracket, port = name[1:].partition("]")
+        if not bracket or (port and not _is_port(port[1:])) or port[:1] not in {"", ":"}:
+            return False
+    else:
+        name, colon, port = name.partition(":")
+        if colon and not _is_port(port):
+            return False
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5

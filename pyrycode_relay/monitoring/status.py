@@ -1,0 +1,93 @@
+"""The state of the relay as one object: what ``/status.json`` has, and the page shows.
+
+No address, no id, nothing that a peer has sent. Times are in seconds since 1970, durations in
+seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from pyrycode_relay import __version__
+from pyrycode_relay.events import Event
+from pyrycode_relay.monitoring.exposition import Metrics, Watched
+from pyrycode_relay.monitoring.history import BEAT, BEATS, SAMPLES, SERIES, History
+from pyrycode_relay.monitoring.process_stats import descriptor_limit, resident_bytes
+from pyrycode_relay.monitoring.recent_events import Notable
+
+
+class Status:
+    """What watches the relay, put together: metrics, an hour's history, notable events.
+
+    An observer, which passes on what it hears.
+    """
+
+    def __init__(self, clock: IReactorTime, watched: Watched) -> None:
+        self.metrics = Metrics(watched)
+        self.history = History(clock, self.metrics.reading, self.metrics.lag)
+        self.notable = Notable(watched.wall)
+        self._watched = watched
+        self._started = watched.wall()
+
+    def saw(self, event: Event, **fields: object) -> None:
+        """Hear of an event."""
+        self.metrics.counters.saw(event, **fields)
+        self.notable.saw(event, **fields)
+
+    def document(self) -> dict[str, Any]:
+        """Return the state."""
+        watched = self._watched
+        now = watched.wall()
+        registry, ledger = watched.exchange.registry, watched.exchange.ledger
+        return {
+            "version": __version__,
+            "state": watched.state(),
+            "now": now,
+            "started": self._started,
+            "uptime_seconds": int(now - self._started),
+            "connections": {
+                "binaries": registry.binaries,
+                "binaries_in_grace": registry.in_grace,
+                "phones": registry.phones,
+                "websockets": watched.admission.total,
+                "websockets_max": watched.admission.capacity.connections,
+            },
+            "latest": dict(zip(SERIES, self.history.latest(), strict=True)),
+            "totals": self.metrics.reading()._asdict(),
+            "refusals": self.metrics.refusals(),
+            "queues": {
+                "bytes": ledger.total,
+                "highest": ledger.highest,
+                "budget": ledger.budget,
+                "held_frames": registry.held_frames,
+            },
+            "process": {
+                "descriptors": self.metrics.descriptors.count(),
+                "descriptor_limit": descriptor_limit(),
+                "resident_bytes": resident_bytes(),
+            },
+            "certificate": self._certificate(),
+            "events": [asdict(entry) for entry in self.notable.entries()],
+            "history": {
+                "interval": BEAT * BEATS,
+                "length": SAMPLES,
+                **self.history.columns(now),
+            },
+        }
+
+    def _certificate(self) -> dict[str, Any] | None:
+        """Return the state of the certificates, None where nothing is served over TLS."""
+        certificates = self._watched.certificates
+        if certificates is None:
+            return None
+        ends = certificates.not_after()
+        read_at, well = certificates.last_reload or (None, None)
+        return {
+            "not_after": min(ends.values(), default=None),
+            "names": ends,
+            "last_reload": read_at,
+            "last_reload_ok": well,
+        }

@@ -1,0 +1,1 @@
+"""The wire contract as names, numbers and pure functions."""

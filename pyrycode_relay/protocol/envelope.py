@@ -1,0 +1,193 @@
+"""The routing envelope between relay and binary: spliced and cut as bytes, never re-encoded.
+
+Source: "Routing envelope" in ``docs/protocol.md``. A frame is opaque. It is checked for being
+exactly one JSON value, because a message spliced unchecked (``1,"conn_id":"victim"``) would
+forge an envelope, and otherwise goes through byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from pyrycode_relay.protocol import close_codes
+
+SUFFIX: Final = b"}"
+"""What closes an envelope that `data_prefix` opened."""
+
+
+class EnvelopeError(ValueError):
+    """A message from a binary that is no envelope; the text is a literal, never the message."""
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What a binary asks for: a frame for a phone, its closing, or both.
+
+    ``frame`` is None when there is none (the key is absent or null).
+    """
+
+    conn_id: str
+    frame: memoryview | None
+    close_code: int | None
+
+
+class PushWake:
+    """A binary asks for a push message; its content, with its token, was dropped unread."""
+
+
+PUSH_WAKE: Final = PushWake()
+
+
+class _Fields(msgspec.Struct):
+    conn_id: str | UnsetType = UNSET
+    frame: msgspec.Raw | UnsetType = UNSET
+    close_code: int | UnsetType = UNSET
+    push_wake: msgspec.Raw | UnsetType = UNSET
+
+
+_decode_fields = msgspec.json.Decoder(_Fields).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_encode_text = msgspec.json.Encoder().encode
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+# msgspec refuses a lone surrogate escape ("\ud800"), which RFC 8259's grammar allows. Messages
+# that carry one are scanned again by the standard library, which accepts them. Numbers are only
+# scanned: `len` stands in for int and float, so a huge one costs nothing.
+_scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
+_NULL: Final = memoryview(b"null")
+_WHITESPACE: Final = " \t\n\r"
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _WHITESPACE:
+        at += 1
+    return at
+
+
+def _is_json_with_surrogates(data: bytes) -> bool:
+    # latin-1 keeps one character a byte; UTF-8 was checked when the message came in.
+    text = data.decode("latin-1")
+    try:
+        end = _scan(text, _skip(text, 0))[1]
+    except (ValueError, RecursionError):
+        return False
+    return _skip(text, end) == len(text)
+
+
+def is_json(data: bytes) -> bool:
+    r"""Whether ``data`` (valid UTF-8) is exactly one JSON value by RFC 8259's grammar.
+
+    White space around the value, lone surrogate escapes and numbers beyond any float are fine.
+    Nesting deeper than the interpreter's recursion limit (about 900 levels) is refused.
+    """
+    try:
+        _decode_any(data)
+    except msgspec.DecodeError:
+        return rb"\u" in data and _is_json_with_surrogates(data)
+    except RecursionError:
+        return False
+    return True
+
+
+def data_prefix(conn_id: str) -> bytes:
+    """Return what stands before a phone's frame in an envelope; `SUFFIX` stands behind it."""
+    return b'{"conn_id":' + _encode_text(conn_id) + b',"frame":'
+
+
+def close_notice(conn_id: str, code: int) -> bytes:
+    """Return the envelope that tells a binary that a phone's connection has ended."""
+    return b'{"conn_id":%s,"close_code":%d}' % (_encode_text(conn_id), code)
+
+
+def unwrap(message: bytes) -> Envelope | PushWake:
+    """Cut a binary's message (valid UTF-8) into what it asks for.
+
+    Raises `EnvelopeError`, and nothing else, whatever the bytes.
+    """
+    try:
+        fields = _decode_fields(message)
+    except RecursionError:
+        raise EnvelopeError("nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise EnvelopeError(_which_field(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if rb"\u" not in message:
+            raise EnvelopeError("not a JSON object") from None
+        fields = _scan_fields(message)
+    conn_id, frame, code = fields.conn_id, fields.frame, fields.close_code
+    if conn_id is UNSET or not conn_id:
+        if conn_id is UNSET and fields.push_wake is not UNSET:
+            return PUSH_WAKE
+        raise EnvelopeError("conn_id is missing or empty")
+    view = None if frame is UNSET else memoryview(frame)
+    if view is None or (len(view) == 4 and view == _NULL):
+        if code is UNSET:
+            raise EnvelopeError("neither frame nor close_code")
+        return Envelope(conn_id, None, _code(code))
+    return Envelope(conn_id, view, None if code is UNSET else _code(code))
+
+
+def _code(code: int) -> int:
+    if not close_codes.MIN_DIRECTIVE <= code <= close_codes.MAX_DIRECTIVE:
+        raise EnvelopeError("close_code is not an integer from 1 to 65535")
+    return code
+
+
+def _which_field(error: msgspec.ValidationError) -> str:
+    # The error's own text is not used: it could quote the message.
+    text = str(error)
+    if text.endswith("$.conn_id`"):
+        return "conn_id is not a string"
+    if text.endswith("$.close_code`"):
+        return "close_code is not an integer from 1 to 65535"
+    return "not a JSON object"
+
+
+def _scan_fields(message: bytes) -> _Fields:
+    """Find the fields of an object that msgspec refuses, for a surrogate escape or for good."""
+    text = message.decode("latin-1")
+    spans: dict[str, bytes] = {}
+    try:
+        at = _skip(text, 0)
+        if text[at : at + 1] != "{":
+            raise EnvelopeError("not a JSON object")
+        # The whole must be one JSON value before its parts are looked at.
+        if _skip(text, _scan(text, at)[1]) != len(text):
+            raise EnvelopeError("not a JSON object")
+        at = _skip(text, at + 1)
+        while text[at] != "}":
+            name, at = _scan(text, at)
+            start = _skip(text, _skip(text, at) + 1)
+            at = _scan(text, start)[1]
+            spans[name] = message[start:at]
+            at = _skip(text, at)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+    except RecursionError:
+        raise EnvelopeError("nested too deeply") from None
+    except EnvelopeError:
+        raise
+    except ValueError:
+        raise EnvelopeError("not a JSON object") from None
+    fields = _Fields()
+    try:
+        if "conn_id" in spans:
+            fields.conn_id = _decode_text(spans["conn_id"])
+        if "close_code" in spans:
+            fields.close_code = msgspec.json.decode(spans["close_code"], type=int)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # A conn_id with a lone surrogate names no phone: ours never have one.
+        raise EnvelopeError("conn_id or close_code is of the wrong type") from None
+    if "frame" in spans:
+        fields.frame = msgspec.Raw(spans["frame"])
+    if "push_wake" in spans:
+        fields.push_wake = msgspec.Raw(b"")
+    return fields

@@ -1,0 +1,120 @@
+"""What is looked at before the relay serves.
+
+That is the limit of open files, and with ``--production`` that nothing is served in the clear
+to the world and that the process has no power it can spare. Each problem is one sentence with
+its fix.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.endpoints import serverFromString
+
+from pyrycode_relay.config.settings import Settings, endpoint_string
+
+_NET_BIND_SERVICE: Final = 1 << 10
+"""The capability to bind ports below 1024; it gives nothing else."""
+_MOST_FILES: Final = 1_048_576
+"""What stands for a limit of open files without end: the kernel's own, by default."""
+_STATUS: Final = Path("/proc/self/status")
+_CAPABILITIES: Final = re.compile(rb"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
+
+
+class BootError(Exception):
+    """A relay that must not run as it was started; ``problems`` has a sentence for each reason."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" ".join(self.problems))
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one; return how many may be open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # A sandbox may forbid even this.
+        return soft
+    return wanted
+
+
+def exposed_addresses(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong, in production, with the addresses that plain WebSockets are served on.
+
+    Sockets that are handed over by a service manager can be looked at only once they are open:
+    `exposed_socket`.
+    """
+    for address in settings.insecure_listen:
+        if _is_encrypted(address):
+            continue
+        endpoint = serverFromString(None, endpoint_string(address))
+        interface = getattr(endpoint, "_interface", None)
+        if interface is not None and not _is_loopback(interface):
+            yield _exposed(address)
+
+
+def exposed_socket(address: str, host: Any) -> Iterator[str]:
+    """Yield what is wrong, in production, with a listener that is open.
+
+    ``address`` is its address as it was given, ``host`` where it listens, as Twisted says it.
+    UNIX sockets are never exposed: this machine's permissions are their guard.
+    """
+    interface = getattr(host, "host", None)
+    if interface is not None and not _is_encrypted(address) and not _is_loopback(interface):
+        yield _exposed(address)
+
+
+def _is_encrypted(address: str) -> bool:
+    return address.startswith("ssl:")
+
+
+def _is_loopback(interface: str) -> bool:
+    """Whether an address is this machine's own; of none at all, every interface is meant."""
+    try:
+        return ip_address(interface).is_loopback
+    except ValueError:
+        return interface == "localhost"
+
+
+def _exposed(address: str) -> str:
+    return (
+        f"--production serves nothing unencrypted beyond this machine, and --insecure-listen is "
+        f"{address!r}; serve TLS there, or listen on 127.0.0.1, [::1] or a UNIX socket behind "
+        "something that ends TLS."
+    )
+
+
+def spare_power() -> Iterator[str]:
+    """Yield what power this process has, now that twistd has shed its own, but needs not."""
+    if 0 in os.getresuid():
+        yield (
+            "--production does not run as root; give twistd --uid=USER (and --gid=GROUP, and not "
+            "--euid), or User= in the systemd unit."
+        )
+        return
+    try:
+        found = _CAPABILITIES.findall(_STATUS.read_bytes())
+    except OSError:
+        found = []
+    if not found:
+        yield f"--production cannot read its capabilities from {_STATUS}; mount /proc."
+        return
+    held = 0
+    for mask in found:
+        held |= int(mask, 16)
+    if held & ~_NET_BIND_SERVICE:
+        yield (
+            f"--production has capabilities beyond CAP_NET_BIND_SERVICE (`capsh --decode={held:x}` "
+            "names them); drop them, as with CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the "
+            "systemd unit."
+        )

@@ -1,0 +1,1 @@
+"""TLS: which certificate a client gets, and certificates that change."""

@@ -1,0 +1,1222 @@
+"""One WebSocket connection: the only module that knows what Autobahn and its transports do.
+
+`RelayProtocol` is Autobahn's server protocol with everything that faces a hostile peer taken in
+hand: closes that always end, writes that are bounded, reading that can be paused, heartbeat,
+deadlines, and errors that cost one connection. Every deviation from the library stands beside
+its reason.
+
+Autobahn's own timers are all off. They round to whole seconds, run on a clock of their own and
+end connections without a close frame; what they did is done here on the clock that is passed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import contextlib
+import enum
+import fcntl
+import functools
+import hashlib
+import socket
+import struct
+import termios
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.protocol import FrameHeader, WebSocketProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from autobahn.websocket.utf8validator import Utf8Validator
+from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+)
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.tcp import Connection
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # not compiled: the same in Python
+    from websockets.utils import apply_mask
+
+from pyrycode_relay.http.admission import Place
+from pyrycode_relay.limits import Limits
+from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.registry.queues import Account, Frame, NoOutbox, Outbox
+from pyrycode_relay.tally import LegTally
+from pyrycode_relay.websocket.poller import Poller, SocketReader
+
+if TYPE_CHECKING:
+    from twisted.web.http import HTTPChannel
+
+_bugs = Logger()
+
+_TEXT_FINAL: Final = 0x81
+_MASKED: Final = 0x80
+_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What a key is joined with for ``Sec-WebSocket-Accept`` (RFC 6455, section 1.3)."""
+_pack_16: Final = struct.Struct("!BBH").pack
+_pack_64: Final = struct.Struct("!BBQ").pack
+_INT: Final = struct.Struct("i")
+_MAX_7_BIT: Final = 125
+_MAX_16_BIT: Final = 0xFFFF
+
+_HEARTBEAT_JITTER: Final = 0.1
+"""Spread of the heartbeat interval, so that connections that came together do not ping together."""
+
+_ROUNDING: Final = 0.001
+"""Seconds by which a deadline may be early: sums of floats are, and a timer for the rest of one
+that is next to nothing would go off again in the same instant."""
+
+_STALL_CHECKS: Final = 4
+"""How often within the write-stall time a connection that was written to is looked at."""
+
+_GATHERED: Final = 65_536
+"""Bytes that are gathered for one peer before they are written: the transport's high water."""
+
+_READ_SIZE: Final = 65_536
+"""Bytes that are read at once: as many as a transport of Twisted's reads."""
+
+_MORE_CODES: Final = frozenset({1014})
+"""Close codes that IANA has registered and Autobahn does not know."""
+
+DIRECTED: Final = "closed by binary"
+"""Why a phone was closed, for the log: its binary asked for it."""
+BY_PEER: Final = "closed by peer"
+LOST: Final = "connection lost"
+PROTOCOL_ERROR: Final = "protocol error"
+"""Why a connection has ended when no `Close` of ours says it."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Transport(Protocol):
+    """What a connection needs of Twisted's TCP, UNIX and TLS transports."""
+
+    protocol: object
+
+    def write(self, data: bytes, /) -> None:
+        """Write, now or later."""
+
+    def loseConnection(self) -> None:
+        """Close when everything is written."""
+
+    def loseWriteConnection(self) -> None:
+        """Close one half when everything is written; TCP and UNIX only."""
+
+    def abortConnection(self) -> None:
+        """Close now."""
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+
+    def resumeProducing(self) -> None:
+        """Start reading."""
+
+    def registerProducer(self, producer: object, streaming: bool, /) -> None:
+        """Tell ``producer`` when to pause and to resume writing."""
+
+    def unregisterProducer(self) -> None:
+        """Tell no one any more."""
+
+
+class Life(enum.Enum):
+    """The stages of a connection; it only moves forward."""
+
+    OPENING = enum.auto()
+    SERVING = enum.auto()
+    CLOSING = enum.auto()
+    GONE = enum.auto()
+
+
+class _Straddler:
+    """A common frame of which some has not arrived yet."""
+
+    __slots__ = ("_decoder", "mask", "payload", "size")
+
+    def __init__(self, mask: bytes, size: int) -> None:
+        self.mask = mask
+        self.size = size
+        self.payload = bytearray()
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    def take(self, data: bytes) -> bool:
+        """Add to the payload; False as soon as it cannot become UTF-8 any more."""
+        at = len(self.payload) & 3
+        piece = apply_mask(data, self.mask[at:] + self.mask[:at])
+        self.payload += piece
+        if self._decoder is None:
+            if piece.isascii():
+                return True
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            self._decoder.decode(piece, len(self.payload) == self.size)
+        except UnicodeDecodeError:
+            return False
+        pending = self._decoder.getstate()[0]
+        if not pending:
+            self._decoder = None
+        # Of all that cannot be completed, the decoder waits for the rest of a surrogate only.
+        return not (len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether ``data`` is UTF-8; many times faster than the library's own validator."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Mute:
+    """Stands where Autobahn wants its logger.
+
+    It logs peers' addresses and, at debug, payloads; and a peer could flood it at will.
+    """
+
+    def _nothing(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    debug = info = warn = error = critical = trace = failure = _nothing
+
+
+def refusing_bugs(on_connect: Callable[P, R]) -> Callable[P, R]:
+    """Make an error in ``onConnect`` a plain 500 for this request, with a traceback in the log.
+
+    Autobahn itself would put the error's text into the HTTP status line.
+    """
+
+    @functools.wraps(on_connect)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return on_connect(*args, **kwargs)
+        except ConnectionDeny:
+            raise
+        except Exception:
+            _bugs.failure("a bug in onConnect costs this request")
+            raise ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR) from None
+
+    return guarded
+
+
+_SHORT_HEADERS: Final = [bytes((_TEXT_FINAL, size)) for size in range(_MAX_7_BIT + 1)]
+
+
+def text_header(size: int) -> bytes:
+    """Return the header of an unmasked, final TEXT frame with ``size`` bytes of payload."""
+    if size <= _MAX_7_BIT:
+        return _SHORT_HEADERS[size]
+    if size <= _MAX_16_BIT:
+        return _pack_16(_TEXT_FINAL, 126, size)
+    return _pack_64(_TEXT_FINAL, 127, size)
+
+
+def _descriptor(transport: Any) -> FileDescriptor | None:
+    """Return the socket's own transport below TLS and other wrappers, if there is one."""
+    while transport is not None and not isinstance(transport, FileDescriptor):
+        transport = getattr(transport, "transport", None)
+    return transport
+
+
+def unsent_bytes(transport: Transport) -> int:
+    """Return how many bytes wait in user space for the kernel to take them."""
+    low = _descriptor(transport)
+    return 0 if low is None else _waiting_in(low)
+
+
+def _waiting_in(low: FileDescriptor) -> int:
+    return len(low.dataBuffer) - low.offset + low._tempDataLen
+
+
+def untaken_bytes(transport: Transport) -> int:
+    """Return how many bytes the peer has not acknowledged, in user space and in the kernel.
+
+    Twisted tells a producer only when all has gone out, and the kernel asks for more only when
+    a good part of its buffer is free. A slow reader is still a reader, and this count is the
+    only place where that shows.
+    """
+    low = _descriptor(transport)
+    sock = getattr(low, "socket", None)
+    if low is None or sock is None:
+        return 0
+    in_kernel = bytearray(_INT.size)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
+    return _waiting_in(low) + int(_INT.unpack(in_kernel)[0])
+
+
+class _Nobody:
+    """Stands where Autobahn keeps Deferreds of every connection, for whoever waits for them."""
+
+    def callback(self, _: object) -> None:
+        """Tell nobody."""
+
+
+class _FramePath(SocketReader, WebSocketServerProtocol):  # type: ignore[misc]
+    """What every frame uses, in slots that lie together: three cache lines instead of six."""
+
+    __slots__ = (
+        "_direct",
+        "_last_life",
+        "_message_since",
+        "_on_life",
+        "_out",
+        "_out_payload",
+        "_out_size",
+        "_pinged",
+        "_socket",
+        "_stall_watched",
+        "_straddler",
+        "_untaken",
+        "current_frame",
+        "data",
+        "factory",
+        "failedByMe",
+        "inside_message",
+        "life",
+        "outbox",
+        "state",
+        "writable",
+    )
+
+
+@implementer(IPushProducer)
+class RelayProtocol(_FramePath):
+    """One connection, from the upgrade on. Its two subclasses are the relay's endpoints.
+
+    A subclass validates the request's headers in ``onConnect`` (raising
+    ``ConnectionDeny(400)``), starts in ``onOpen``, gets messages through ``onMessage``, and
+    hears in `ended`, exactly once, that the connection serves no more, which is before its
+    socket is gone. An error in any of them costs this connection and leaves a traceback.
+    """
+
+    # What is not on the class for all (`_settled`) lies in slots: quicker than the dictionary
+    # besides, and a tenth of its size.
+    __slots__ = (
+        "_heartbeat_interval",
+        "_message",
+        "_owed_pong",
+        "_ping_sent",
+        "_plain",
+        "_progress",
+        "_reading",
+        "_timers",
+        "accepted",
+        "device_name",
+        "place",
+        "remote",
+        "transport",
+    )
+
+    log = _Mute()
+    is_open = is_closed = _Nobody()
+    websocket_version = 13
+    maxMessagePayloadSize: int
+    factory: RelayFactory
+    transport: Transport  # type: ignore[assignment]
+    _heartbeat_interval: float
+    _message: bytes | bytearray
+    backlog_close: ClassVar[Close]
+    """With what a peer is closed for which more waits than may."""
+    stalled_close: ClassVar[Close]
+    """With what a peer is closed that reads nothing at all for the write-stall time."""
+
+    def __init__(self, factory: RelayFactory) -> None:
+        # Autobahn's own would make two Deferreds and three containers that nobody uses.
+        self.factory = factory
+        self.life = Life.OPENING
+        self.remote = ""
+        """The peer's address, without port, for the log."""
+        self.place: Place | None = None
+        """What it takes up of the number of connections, until its socket is gone."""
+        self.accepted = 0.0
+        """When its socket was accepted, by the factory's clock."""
+        self.device_name = ""
+        self.writable = True
+        self.outbox: Outbox = factory.no_outbox
+        self.state = self.STATE_CONNECTING
+        self.data = b""
+        self.current_frame: FrameHeader | None = None  # type: ignore[assignment]
+        self.inside_message = False
+        self.failedByMe = False
+        self._reading = True
+        self._owed_pong: bytes | None = None
+        self._straddler: _Straddler | None = None
+        self._message = b""
+        self._message_since: float | None = None
+        self._out: list[Frame] | None = None
+        self._out_size = 0
+        self._out_payload = 0
+        self._untaken: int | None = None
+        """What a peer had not taken at the last look, with all that was written since."""
+        self._direct = False
+        self._plain: Connection | None = None
+        self._socket: socket.socket | None = None
+        self._stall_watched = False
+        self._progress = 0.0
+        self._last_life = factory.seconds()
+        self._pinged = False
+        self._ping_sent: float | None = None
+        self._on_life: Callable[[bool], None] | None = None
+        self._timers: dict[str, IDelayedCall] = {}
+
+    @functools.cached_property
+    def utf8validator(self) -> Utf8Validator:  # type: ignore[override]
+        """Autobahn's validator, for text messages that it parses; most connections have none."""
+        return Utf8Validator()
+
+    # What a subclass fills in
+
+    def ended(self, close_code: int, reason: str) -> None:
+        """Take note that the connection serves no more; called once, whoever ended it.
+
+        ``close_code`` is what the peer sent, else what it was closed with, else 1001.
+        ``reason`` is one of a few literals for the log.
+        """
+
+    def drained(self) -> None:
+        """Take note that everything queued has gone out and the connection takes more."""
+
+    # The factory's limits, and its clock
+
+    @property
+    def _limits(self) -> Limits:
+        return self.factory.limits
+
+    def _later(self, name: str, delay: float, call: Callable[..., None], *args: object) -> None:
+        """Run ``call`` in ``delay`` seconds, in place of what was planned under ``name``."""
+        self._cancel(name)
+        self._timers[name] = self.factory.clock.callLater(delay, self._fire, name, call, *args)
+
+    def _fire(self, name: str, call: Callable[..., None], *args: object) -> None:
+        del self._timers[name]
+        call(*args)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    # Opening
+
+    def take_over(
+        self, channel: HTTPChannel, path: str, headers: Mapping[str, str], key: bytes
+    ) -> None:
+        """Take the connection from an HTTP channel that has read a valid handshake from it.
+
+        ``path`` and ``headers`` (lower-case names) are what ``onConnect`` is asked about, ``key``
+        is the handshake's ``Sec-WebSocket-Key``. Nothing is left for Autobahn to parse, and
+        nothing of the request is kept.
+        """
+        transport = cast(Transport, channel.transport)
+        channel.transport = None
+        # The channel would stay registered as producer of the transport, so that ours could
+        # not be, and would keep its buffers alive.
+        transport.unregisterProducer()
+        if isinstance(transport, ProtocolWrapper):
+            transport.wrappedProtocol = self  # TLS
+        else:
+            transport.protocol = self
+        # A peer may send frames right behind its request, in the same packet; the channel
+        # passes what it has read and not parsed to its rawDataReceived.
+        channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
+        self.makeConnection(transport)
+        request = ConnectionRequest("", headers, "", path, {}, 13, "", [], [])
+        self.factory.poller.run(self._open, request, key)
+
+    def connectionMade(self) -> None:
+        """Prepare the connection; called by `take_over` through ``makeConnection``."""
+        low = _descriptor(self.transport)
+        if low is not None and not isinstance(self.transport, ProtocolWrapper):
+            self._plain = cast(Connection, low)
+            self._socket = self._plain.socket
+        self.factory.connections.add(self)
+        if low is not None:
+            self.factory.prepare_socket(low)
+            low.stopReading()
+            low.stopWriting()
+            low.reactor = self.factory.poller
+            if _waiting_in(low):
+                low.startWriting()  # of the TLS handshake
+        self.transport.resumeProducing()
+
+    def _open(self, request: ConnectionRequest, key: bytes) -> None:
+        """Answer the handshake, and serve."""
+        try:
+            self.onConnect(request)
+        except ConnectionDeny as denial:
+            self._refuse(denial.code)
+            return
+        accept = base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID).digest())  # noqa: S324 - RFC 6455
+        self._gather(
+            0,
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n",
+        )
+        self.state = self.STATE_OPEN
+        self.life = Life.SERVING
+        self.factory.tally.upgrades.observe(self.factory.seconds() - self.accepted)
+        self.transport.registerProducer(self, True)
+        self._rearm_heartbeat()
+        self._contained(self.onOpen)
+
+    def _refuse(self, code: int) -> None:
+        """Answer a refused request with a bare status and close.
+
+        Autobahn's own answer has the reason, which may quote the request, in its status line,
+        no Content-Length, and no deadline for the socket.
+        """
+        status = b"400 Bad Request" if code < 500 else b"500 Internal Server Error"
+        self._gather(
+            0, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.life = Life.CLOSING
+        self._arm_abort()
+        self.dropConnection()
+
+    # Errors
+
+    def _contained(self, hook: Callable[..., None], *args: object) -> None:
+        """Call a subclass's hook; an error in it costs this connection and is logged.
+
+        Left to Autobahn, an error in ``onOpen`` leaves an open socket nobody serves, one in
+        ``onMessage`` drops it without a close frame, and one in ``onClose`` breaks its count.
+        """
+        try:
+            hook(*args)
+        except Exception:
+            self._lose_to_a_bug()
+
+    def _lose_to_a_bug(self) -> None:
+        """Log the error that is being handled, and close."""
+        _bugs.failure("a bug costs this connection")
+        self.close(close_codes.INTERNAL_ERROR, flush=False)
+
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        """Fail the connection as RFC 6455, section 7.1.7, says.
+
+        A close frame, then nothing of the stream is looked at any more: its framing cannot be
+        trusted. Autobahn would either drop the socket, so that the peer sees 1006, or
+        (``failByDrop=False``) parse on and keep what it parses. It may come here again with
+        what is left of the bytes at hand; the first violation counts.
+        """
+        if self.failedByMe:
+            return
+        self.failedByMe = True
+        if self.life is Life.SERVING:
+            self._leave(code, PROTOCOL_ERROR)
+            self.outbox.clear()
+            self._send_close(Close(code, reason))
+        if not self.outbox:
+            self._half_close()
+
+    def _half_close(self) -> None:
+        """Tell the peer that no more will come, and let it close.
+
+        Closing at once, with input unread, would reset the connection, and a reset can overtake
+        the close frame.
+        """
+        self.flush()
+        self.unregisterProducer()
+        if ISSLTransport.providedBy(self.transport) or not hasattr(
+            self.transport, "loseWriteConnection"
+        ):
+            # TLS sends its close_notify and waits for the peer's.
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    # Closing
+
+    def close(self, close: Close, *, flush: bool = True, reason: str = "") -> None:
+        """Close the connection; only the first close counts.
+
+        What is queued goes out before the close frame, unless ``flush`` is false. The socket is
+        aborted when all that, and the peer's answer, takes longer than the close timeout.
+        """
+        if self.life is not Life.SERVING:
+            return
+        first = self.outbox.close
+        if flush and first is not None:
+            # A directive waits behind the queued frames; it was first.
+            self._leave(first.code, DIRECTED)
+            return
+        if not (flush and self.outbox):
+            # Before anybody is told and queues something: this one could be shed for it.
+            self.outbox.clear()
+        self._leave(close.code, reason or close.reason or "closed by relay")
+        if self.outbox:
+            self.outbox.push(close)
+        else:
+            self._send_close(close)
+
+    def _leave(self, code: int, reason: str) -> None:
+        """End the connection's service and set the deadline for its socket."""
+        self.resume_reading()
+        self.life = Life.CLOSING
+        self._cancel("heartbeat")
+        self._cancel("message")
+        self._arm_abort()
+        self._contained(self.ended, code, reason)
+        self._answer_probe(False)
+
+    def _arm_abort(self) -> None:
+        """Plan the abort that stands behind every close.
+
+        TLS waits for the peer's ``close_notify``, TCP for it to read; either may never come.
+        """
+        self._later("abort", self._limits.close_timeout, self.abort)
+
+    def abort(self) -> None:
+        """Drop the socket at once."""
+        # The transport would read no more even if it were told to; nor is anything looked at here.
+        self.failedByMe = True
+        self.transport.abortConnection()
+
+    def _send_close(self, close: Close) -> None:
+        # Autobahn's sendClose refuses most codes; sendCloseFrame sends them all.
+        self.sendCloseFrame(code=close.code, reasonUtf8=close.reason.encode()[:123])
+
+    def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
+        """Take a close frame from the peer: an answer to ours, or the end of its own wish."""
+        known = code
+        if code in _MORE_CODES:
+            self.sendCloseFrame(code=code, isReply=True)
+            known = close_codes.NORMAL
+        stop: bool | None = super().onCloseFrame(known, reasonRaw)
+        if self.life is Life.SERVING:
+            sent = code if code in _MORE_CODES else self.remoteCloseCode
+            self._leave(sent or close_codes.GOING_AWAY, BY_PEER)
+        return stop
+
+    def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002
+        # Autobahn aborts even after a clean closing handshake, and the reset could overtake
+        # what the peer has not read yet. The deadline stands behind this too.
+        self.flush()
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Take note that the socket is gone. Autobahn's own only logs, and calls ``onClose``."""
+        if self.place is not None:
+            self.place.leave()
+        if self.life is Life.SERVING:
+            self._leave(close_codes.GOING_AWAY, LOST)
+        self.life = Life.GONE
+        for name in [*self._timers]:
+            self._cancel(name)
+        self.outbox.retire()
+        self._straddler = None
+        self._out = None
+        self._out_size = self._out_payload = 0
+        self._plain = self._socket = None
+        self._direct = False
+        self.state = self.STATE_CLOSED
+        self.factory.connections.discard(self)
+
+    # Reading
+
+    def doRead(self) -> object:
+        """Read the socket in its transport's place; return why it is lost, if it is."""
+        try:
+            data = self._socket.recv(_READ_SIZE)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.dataReceived(data)
+        return None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the socket."""
+        poller = self.factory.poller
+        self._last_life = poller.now if poller.busy else self.factory.seconds()
+        if self._pinged:
+            self._rearm_heartbeat()
+        if self._on_life is not None:
+            self._answer_probe(True)
+        if self.failedByMe or self.state == self.STATE_CLOSED:
+            # TLS still reads, for the peer's close_notify; Autobahn would keep what else comes.
+            return
+        try:
+            self._consume(data)
+        except Exception:
+            self._lose_to_a_bug()
+        if self._message_since is None and self._is_within_a_message():
+            self._watch_message()
+
+    def _consume(self, data: bytes) -> None:
+        """Take the fast lane as far as it goes, and leave the rest to Autobahn.
+
+        In the lane is what nearly all traffic is: final, masked TEXT frames within the limits,
+        on a connection that serves, between messages. Everything else (fragments, control
+        frames, other opcodes, anything wrong) finds Autobahn with the stream where it was.
+        """
+        if self._straddler is not None:
+            data = self._continue(self._straddler, data)
+        if self.current_frame is None and not self.inside_message and self.life is Life.SERVING:
+            if self.data:
+                data, self.data = self.data + data, b""
+            data = self._run_lane(data)
+        if data:
+            self.data += data
+            self.consumeData()
+
+    def _run_lane(self, data: bytes) -> bytes:
+        """Take whole common frames, and begin one that is not; return what is left."""
+        at, end = 0, len(data)
+        while end - at > 5 and data[at] == _TEXT_FINAL and data[at + 1] & _MASKED:
+            size = data[at + 1] - _MASKED
+            body = at + 6
+            if size > _MAX_7_BIT:
+                # The length that follows must not be one that would have fitted into less.
+                body += 2 if size == 126 else 8
+                least = _MAX_7_BIT if size == 126 else _MAX_16_BIT
+                size = int.from_bytes(data[at + 2 : body - 4], "big")
+                if body > end or size <= least:
+                    break
+            if size > self.maxMessagePayloadSize:
+                break
+            stop = body + size
+            if stop > end:
+                straddler = _Straddler(data[body - 4 : body], size)
+                if body < end and not straddler.take(data[body:]):
+                    break
+                self._straddler = straddler
+                return b""
+            payload = apply_mask(data[body:stop], data[body - 4 : body])
+            if not payload.isascii() and not is_utf8(payload):
+                break
+            at = stop
+            self._message_since = None
+            try:
+                self.onMessage(payload, False)
+            except Exception:
+                self._lose_to_a_bug()
+            if self.life is not Life.SERVING:
+                break
+        return data[at:] if at else data
+
+    def _continue(self, straddler: _Straddler, data: bytes) -> bytes:
+        """Add to the frame that has begun; return what comes behind it."""
+        left = straddler.size - len(straddler.payload)
+        if self.life is not Life.SERVING or not straddler.take(data[:left]):
+            if self.life is Life.SERVING:
+                data = data[left:]
+            self._leave_lane(straddler)
+            return data
+        if left <= len(data):
+            self._straddler = None
+            self._message_since = None
+            self._contained(self.onMessage, straddler.payload, False)
+        return data[left:]
+
+    def _leave_lane(self, straddler: _Straddler) -> None:
+        """Hand a frame that has begun to Autobahn, as if it had read it from the start."""
+        self._straddler = None
+        self.current_frame = FrameHeader(1, True, 0, straddler.size, straddler.mask)  # type: ignore[arg-type]
+        self.current_frame_masker = create_xor_masker(straddler.mask, straddler.size)
+        self.current_frame_masker.process(bytes(len(straddler.payload)))  # to where it is
+        self.onFrameBegin()
+        if self.onFrameData(bytes(straddler.payload)) is False:
+            return
+        if len(straddler.payload) == straddler.size:
+            self.onFrameEnd()
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Begin a message."""
+        self.message_is_binary = isBinary
+        self._message: bytes | bytearray = b""
+        self.message_data_total_length = 0
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Add to a message.
+
+        Autobahn keeps a list of pieces, which can be of one byte each, or of none: 26 times the
+        memory of the message.
+        """
+        if self.failedByMe or not payload:
+            return
+        if not self._message:
+            self._message = payload
+            return
+        if isinstance(self._message, bytes):
+            self._message = bytearray(self._message)
+        self._message += payload
+
+    def onMessageFrameEnd(self) -> None:
+        """Do nothing: the frame's payload is in the message already."""
+
+    def onFrameEnd(self) -> bool | None:
+        """Finish a frame; between messages the message deadline starts anew with the next."""
+        stop: bool | None = super().onFrameEnd()
+        if not self.inside_message:
+            self._message_since = None
+        return stop
+
+    def onMessageEnd(self) -> None:
+        """Hand a complete message to ``onMessage``.
+
+        Autobahn's own builds a Deferred for each message, takes binary messages for UTF-8
+        unseen, and hands on what comes after a close.
+        """
+        payload, self._message = bytes(self._message), b""
+        if self.life is not Life.SERVING:
+            return
+        if self.message_is_binary and not is_utf8(payload):
+            self.close(close_codes.NOT_UTF8)
+            return
+        self._contained(self.onMessage, payload, self.message_is_binary)
+
+    def pause_reading(self) -> None:
+        """Stop reading the socket. Nothing can be expected of the peer meanwhile."""
+        if self._reading and self.life is Life.SERVING:
+            self._reading = False
+            self._message_since = None
+            self.factory.tally.pauses.begin(self.factory.seconds())
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read the socket again; the peer's deadlines start anew."""
+        if not self._reading:
+            self._reading = True
+            self.factory.tally.pauses.end(self.factory.seconds())
+            self._put_off_ping()
+            self.transport.resumeProducing()
+            self._watch_message()
+
+    def _is_within_a_message(self) -> bool:
+        """Whether a frame or a fragmented message has begun and not ended."""
+        return (
+            self._straddler is not None
+            or self.current_frame is not None
+            or self.inside_message
+            or bool(self.data)
+        ) and self.life is Life.SERVING
+
+    def _watch_message(self) -> None:
+        """Start the deadline of a message that has begun; one timer serves many messages."""
+        if not self._reading or not self._is_within_a_message():
+            return
+        if self._message_since is None:
+            self._message_since = self.factory.clock.seconds()
+        if "message" not in self._timers:
+            self._later("message", self._limits.message_timeout, self._check_message)
+
+    def _check_message(self) -> None:
+        if self._message_since is None:
+            return
+        left = self._message_since + self._limits.message_timeout - self.factory.clock.seconds()
+        if left <= _ROUNDING:
+            self.close(close_codes.MESSAGE_TIMEOUT)
+        else:
+            self._later("message", left, self._check_message)
+
+    # Writing
+
+    def send(self, *parts: Frame) -> None:
+        """Write one TEXT message, given in parts; the caller has seen that it is `writable`.
+
+        Written past Autobahn, whose ``sendMessage`` bounds what is sent by what may be
+        received, so that a frame at the cap would not fit into its envelope.
+        """
+        size = 0
+        for part in parts:
+            size += len(part)
+        self._out_payload += size
+        self._gather(size, text_header(size), *parts)
+
+    def sendData(
+        self,
+        data: bytes,
+        sync: bool = False,  # noqa: ARG002
+        chopsize: int | None = None,  # noqa: ARG002
+    ) -> None:
+        """Write what Autobahn has to say, in its place between messages."""
+        self._gather(len(data), data)
+
+    def _gather(self, size: int, *parts: Frame) -> None:
+        """Write ``parts``, some ``size`` bytes, with what else this batch writes to the peer.
+
+        Where the transport has something to write already it gathers better than we do.
+        """
+        if self._out is None:
+            poller = self.factory.poller
+            self._out = list(parts)
+            if not poller.busy or (not self._direct and self._is_behind()):
+                poller.run(self.flush)
+                return
+            poller.gather(self)
+        else:
+            self._out += parts
+        self._out_size += size
+        if self._out_size > _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered, at once if nothing else waits.
+
+        What the socket does not take is watched from then on, for the write stall.
+        """
+        if self._out is None:
+            return
+        data = b"".join(self._out)
+        self._out = None
+        self._out_size = 0
+        payload, self._out_payload = self._out_payload, 0
+        if self._untaken is not None:
+            self._untaken += len(data)
+        left = self._write_plain(data) if self._direct else self._write(data)
+        if left and not self._stall_watched:
+            self._look()
+            self._progress = self.factory.clock.seconds()
+            self._rearm_stall()
+        if payload and not self.writable:
+            self._own_outbox().writing(payload)
+
+    def _write_plain(self, data: bytes) -> bool:
+        """Write to the socket of a transport that has nothing else to write; the same answer.
+
+        Twisted's transports write when the reactor next comes round, after two system calls to
+        be told so. What the socket does not take at once goes that way.
+        """
+        try:
+            taken = self._socket.send(data)  # type: ignore[union-attr]
+        except OSError:
+            # Full; or an error, which is for the poller to find: it comes again there.
+            taken = 0
+        if taken == len(data):
+            return False
+        self._direct = False
+        self.transport.write(data[taken:])
+        return True
+
+    def _write(self, data: bytes) -> bool:
+        """Write to any transport, and say whether some of it has to wait.
+
+        TLS would gather for another turn what has been gathered here, so that part of it is
+        passed by, and the socket below is let write at once.
+        """
+        transport = self.transport
+        if self._plain is not None and not self._is_behind():
+            return self._write_plain(data)
+        if not isinstance(transport, TLSMemoryBIOProtocol):
+            transport.write(data)
+            return self._plain is not None
+        TLSMemoryBIOProtocol.write(transport, data)
+        low = _descriptor(transport)
+        if low is None or not _waiting_in(low):
+            return False
+        if not low.disconnecting:
+            # An error is for the poller to find: it comes again when that lets it write.
+            low.doWrite()
+        return _waiting_in(low) > 0
+
+    def _is_behind(self) -> bool:
+        """Whether a TCP or UNIX transport still has something to write, or is about to close.
+
+        If not, its socket can be written to directly, until that does not take all.
+        """
+        plain = self._plain
+        if plain is None:
+            return False
+        closing = plain.disconnecting or plain._writeDisconnecting
+        self._direct = bool(plain.connected and not closing and not _waiting_in(plain))
+        return not self._direct
+
+    def deliver(self, frame: Frame) -> bool:
+        """Send a frame as a message of its own, now or after what is queued.
+
+        False, and the connection is closed, when its outbox would pass its byte budget.
+        """
+        if self.writable and not self.outbox:
+            self.send(frame)
+        elif self.outbox.would_pass_budget(frame):
+            self.backlog_full()
+        else:
+            self._own_outbox().push(frame)
+        return self.life is Life.SERVING
+
+    def finish(self, close: Close) -> None:
+        """Close the connection after everything that is queued."""
+        if self.writable and not self.outbox:
+            self.close(close, reason=DIRECTED)
+        else:
+            self._own_outbox().push(close)
+
+    def _own_outbox(self) -> Outbox:
+        """Return the outbox, which is made when something is to go into it."""
+        if self.outbox is self.factory.no_outbox:
+            budget, account = self._limits.outbox_bytes, self.factory.account
+            self.outbox = Outbox(budget, account, self.backlog_full)
+        return self.outbox
+
+    def part(self, close: Close) -> None:
+        """Close the connection when nothing is left to send to it, wherever it waits."""
+        self.close(close)
+
+    def backlog_full(self) -> None:
+        """Close the connection, for more waits to be written to it than may."""
+        waiting = self.outbox.close
+        if self.life is Life.CLOSING and waiting is not None:
+            self.outbox.clear()
+            self._send_close(waiting)
+        else:
+            self.close(self.backlog_close, flush=False)
+
+    def pauseProducing(self) -> None:
+        """Write no more for now; called by the transport, by TCP with every further write."""
+        self.writable = False
+
+    def resumeProducing(self) -> None:
+        """Write again, all has gone out; called by the transport."""
+        self.writable = True
+        self.outbox.written()
+        self._show_life()
+        low = _descriptor(self.transport)
+        if low is not None and low.disconnecting:
+            # TLS has ended below us, and its socket is closed when nobody has more to write.
+            self.unregisterProducer()
+            return
+        self.factory.poller.run(self._write_on)
+
+    def _write_on(self) -> None:
+        if self._owed_pong is not None:
+            pong, self._owed_pong = self._owed_pong, None
+            self.sendPong(pong)
+        self._contained(self._pump)
+        if self.writable and self.life is Life.SERVING:
+            self._contained(self.drained)
+
+    def stopProducing(self) -> None:
+        """Do nothing; called by a transport that is about to lose its connection."""
+
+    def _pump(self) -> None:
+        """Write what is queued for as long as the transport takes it."""
+        while self.writable and self.outbox:
+            item = self.outbox.pop()
+            if not isinstance(item, Close):
+                self.send(item)
+            elif self.life is Life.SERVING:
+                self.close(item, reason=DIRECTED)
+            else:
+                self._send_close(item)
+
+    def _rearm_stall(self) -> None:
+        """Plan the next look; one timer serves all that is written in the meantime."""
+        self._stall_watched = True
+        self._later("stall", self._limits.write_stall / _STALL_CHECKS, self._check_stall)
+
+    def _check_stall(self) -> None:
+        """Close a peer that has taken nothing of what waits for it for the write-stall time."""
+        self._stall_watched = False
+        self._look()
+        if not unsent_bytes(self.transport):
+            self._look_away()
+            return
+        idle = self.factory.clock.seconds() - self._progress
+        if idle < self._limits.write_stall - _ROUNDING:
+            self._rearm_stall()
+        else:
+            self.close(self.stalled_close, flush=False)
+
+    def _look(self) -> None:
+        """See what the peer has taken since the last look.
+
+        While something is left for it to take that is a sign of life, and the only one of a
+        peer whose pong waits behind a long backlog. When all is taken it has the ping too.
+        """
+        untaken = untaken_bytes(self.transport)
+        if self._untaken is not None and untaken < self._untaken:
+            self._progress = self.factory.clock.seconds()
+            if untaken:
+                self._show_life()
+        self._untaken = untaken
+
+    def _look_away(self) -> None:
+        """Count what is written no more, unless somebody still wants to see it taken."""
+        if not self._stall_watched and not self._pinged and self._on_life is None:
+            self._untaken = None
+
+    def _show_life(self) -> None:
+        self._put_off_ping()
+        self._progress = self._last_life
+        if self._on_life is not None:
+            self._answer_probe(True)
+
+    # Heartbeat
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a ping; one pong at most waits for a peer that does not read.
+
+        Autobahn's pongs pile up without bound in the transport of such a peer. A pong for the
+        latest ping is enough (RFC 6455, section 5.5.3).
+        """
+        if self.writable:
+            self.sendPong(payload)
+        else:
+            self._owed_pong = payload
+
+    def onPong(self, payload: bytes) -> None:  # noqa: ARG002
+        """Take note how long the answer to a heartbeat took."""
+        if self._ping_sent is not None:
+            self.factory.tally.round_trips.observe(self.factory.seconds() - self._ping_sent)
+            self._ping_sent = None
+
+    def _put_off_ping(self) -> None:
+        """Count silence anew from now; a ping under way needs no answer any more."""
+        self._last_life = self.factory.seconds()
+        if self._pinged:
+            self._rearm_heartbeat()
+
+    def _rearm_heartbeat(self) -> None:
+        self._pinged = False
+        self._look_away()
+        jitter = self.factory.random.uniform(1 - _HEARTBEAT_JITTER, 1 + _HEARTBEAT_JITTER)
+        self._heartbeat_interval = self._limits.heartbeat_interval * jitter
+        self._later("heartbeat", self._heartbeat_interval, self._beat)
+
+    def _beat(self) -> None:
+        """Ping a peer that has been silent for the interval.
+
+        Not one that is not being read, for its pong could not be seen; nor one that does not
+        take what is written to it, for that is what the write stall is for.
+        """
+        silent = self.factory.clock.seconds() - self._last_life
+        if not self._reading or not self.writable:
+            self._rearm_heartbeat()
+        elif silent >= self._heartbeat_interval - _ROUNDING:
+            self._look()
+            self._pinged = True
+            self._ping_sent = self.factory.seconds()
+            self.sendPing()
+            self._later("heartbeat", self._limits.heartbeat_timeout, self._check_pong)
+        else:
+            self._later("heartbeat", self._heartbeat_interval - silent, self._beat)
+
+    def _check_pong(self) -> None:
+        self._look()
+        if self._pinged and self._reading and self.writable:
+            self.close(close_codes.HEARTBEAT_TIMEOUT, flush=False)
+        else:
+            self._rearm_heartbeat()
+
+    def probe(self, answered: Callable[[bool], None]) -> None:
+        """Find out whether the peer is there: ``answered(True)`` at its first sign of life.
+
+        ``answered(False)`` when there is none within the probe timeout, or when the connection
+        ends before.
+        """
+        self._look()
+        self._on_life = answered
+        self._later("probe", self._limits.probe_timeout, self._probe_over)
+        self.sendPing()
+
+    def _probe_over(self) -> None:
+        self._look()
+        self._answer_probe(False)
+
+    def _answer_probe(self, alive: bool) -> None:
+        self._cancel("probe")
+        answered, self._on_life = self._on_life, None
+        self._look_away()
+        if answered is not None:
+            self._contained(answered, alive)
+
+
+class RelayFactory(WebSocketServerFactory):
+    """Makes the connections of one endpoint.
+
+    ``clock`` runs every timer of theirs, ``account`` bounds their queues together, ``random``
+    spreads their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
+    """
+
+    log = _Mute()
+    noisy = False
+    protocol: type[RelayProtocol]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        protocol: type[RelayProtocol],
+        clock: IReactorTime,
+        limits: Limits,
+        account: Account,
+        max_message_bytes: int,
+        random: Random,
+        poller: Poller,
+        tally: LegTally,
+    ) -> None:
+        # Autobahn wants a reactor, and imports the global one when it gets none.
+        super().__init__(server="", reactor=clock)
+        self.clock = clock
+        self.seconds = clock.seconds
+        self.limits = limits
+        self.account = account
+        self.no_outbox = NoOutbox(limits.outbox_bytes, account, None)
+        self.random = random
+        self.poller = poller
+        self.tally = tally
+        self.connections: set[RelayProtocol] = set()
+        # One call with everything: any call sets what it does not name back, silently.
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,
+            maxMessagePayloadSize=max_message_bytes,
+            # Makes the parser stop at the first violation; _fail_connection then closes politely.
+            failByDrop=True,
+            echoCloseCodeReason=True,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            autoPingInterval=0,
+            allowNullOrigin=True,
+        )
+        self.protocol = _settled(protocol, self)
+
+    def connection(self) -> RelayProtocol:
+        """Make a connection, which has then to `RelayProtocol.take_over` its socket."""
+        return self.protocol(self)
+
+    def prepare_socket(self, descriptor: FileDescriptor) -> None:
+        """Bound what the kernel queues for a peer, as the outbox bounds what we do.
+
+        And have it send what it is given at once: we gather ourselves.
+        """
+        sock = getattr(descriptor, "socket", None)
+        if sock is None:
+            return
+        if self.limits.send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer)
+        with contextlib.suppress(OSError):  # UNIX sockets have no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _settled(protocol: type[RelayProtocol], factory: RelayFactory) -> type[RelayProtocol]:
+    """Return ``protocol`` with what Autobahn would set on every connection set on the class.
+
+    Some 80 attributes: the factory's options, flags, timers that are never set. An instance
+    gets one of its own when it is changed there. What keeps state is not taken (the
+    validator), or not used (the queue for slow sending, statistics).
+    """
+    pattern: Any = protocol(factory)
+    WebSocketProtocol._connectionMade(pattern)
+    common: Mapping[str, object] = {
+        name: value for name, value in vars(pattern).items() if name != "utf8validator"
+    }
+    return type(protocol.__name__, (protocol,), {"__slots__": (), **common})

@@ -1,0 +1,158 @@
+"""Checks at start: open files, what is served in the clear, and power that can be spared."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from pyrycode_relay import startup_checks
+from pyrycode_relay.config.settings import Settings
+from tests.unit.bench import Cases, cases
+
+
+class OpenFilesTests(Cases):
+    def limits(self, soft: int, hard: int, forbidden: bool = False) -> list[tuple[int, int]]:
+        """Have the system say so of its limit; return what is set."""
+        set_to: list[tuple[int, int]] = []
+
+        def setrlimit(_: int, pair: tuple[int, int]) -> None:
+            if forbidden:
+                raise ValueError("not allowed to raise maximum limit")
+            set_to.append(pair)
+
+        self.patch(resource, "getrlimit", lambda _: (soft, hard))
+        self.patch(resource, "setrlimit", setrlimit)
+        return set_to
+
+    def test_raised(self) -> None:
+        """The soft limit becomes the hard one, which stays."""
+        set_to = self.limits(1024, 50_000)
+        self.assertEqual((startup_checks.raise_open_files(), set_to), (50_000, [(50_000, 50_000)]))
+
+    def test_as_high_as_it_goes(self) -> None:
+        """A limit that is as high as it goes is left alone."""
+        set_to = self.limits(4096, 4096)
+        self.assertEqual((startup_checks.raise_open_files(), set_to), (4096, []))
+
+    def test_no_end(self) -> None:
+        """Of no limit the relay takes what a kernel gives."""
+        set_to = self.limits(1024, resource.RLIM_INFINITY)
+        self.assertEqual(startup_checks.raise_open_files(), 1_048_576)
+        self.assertEqual(set_to, [(1_048_576, resource.RLIM_INFINITY)])
+
+    def test_forbidden(self) -> None:
+        """Where it may not be raised, it is what it was."""
+        self.limits(1024, 50_000, forbidden=True)
+        self.assertEqual(startup_checks.raise_open_files(), 1024)
+
+
+class ExposedTests(Cases):
+    @cases(
+        {
+            "ipv4": ("127.0.0.1:80",),
+            "another_ipv4": ("127.9.9.9:80",),
+            "ipv6": ("[::1]:80",),
+            "tcp": ("tcp:80:interface=127.0.0.1",),
+            "tcp_ipv6": (r"tcp6:80:interface=\:\:1",),
+            "localhost": ("tcp:80:interface=localhost",),
+            "unix": ("unix:/run/relay",),
+        }
+    )
+    def test_at_home(self, address: str) -> None:
+        """Loopback and UNIX sockets may be served in the clear."""
+        settings = Settings(insecure_listen=(address,))
+        self.assertEqual([*startup_checks.exposed_addresses(settings)], [])
+
+    @cases(
+        {
+            "every": (":80",),
+            "ipv4": ("192.0.2.1:80",),
+            "any_ipv4": ("0.0.0.0:80",),
+            "any_ipv6": ("[::]:80",),
+            "ipv6": ("[2001:db8::1]:80",),
+            "tcp": ("tcp:80",),
+            "tcp_ipv6": ("tcp6:80",),
+            "name": ("tcp:80:interface=example.org",),
+        }
+    )
+    def test_exposed(self, address: str) -> None:
+        """Anything else is a sentence with the address and the way out."""
+        settings = Settings(insecure_listen=("127.0.0.1:1", address))
+        [problem] = startup_checks.exposed_addresses(settings)
+        self.assertIn(f"--insecure-listen is {address!r}", problem)
+        self.assertIn("TLS", problem)
+        self.assertTrue(problem.endswith("."))
+
+    def test_each(self) -> None:
+        """Every address has a sentence of its own."""
+        settings = Settings(insecure_listen=(":80", "127.0.0.1:80", "0.0.0.0:81"))
+        self.assertEqual(len([*startup_checks.exposed_addresses(settings)]), 2)
+
+    def test_sockets(self) -> None:
+        """A socket that is open is judged by where it listens."""
+        given = "systemd:domain=INET:index=0"
+        for host, count in (
+            (IPv4Address("TCP", "127.0.0.1", 80), 0),
+            (IPv6Address("TCP", "::1", 80), 0),
+            (UNIXAddress(b"/run/relay"), 0),
+            (IPv4Address("TCP", "0.0.0.0", 80), 1),
+            (IPv6Address("TCP", "::", 80), 1),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 80), 1),
+        ):
+            self.assertEqual(len([*startup_checks.exposed_socket(given, host)]), count, host)
+
+
+class PowerTests(Cases):
+    def problems(self, status: str | None, uids: tuple[int, int, int] = (7, 7, 7)) -> list[str]:
+        """Return what is wrong with a process of these users and that status."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name, "status")
+        if status is not None:
+            path.write_text(status)
+        self.patch(startup_checks, "_STATUS", path)
+        self.patch(os, "getresuid", lambda: uids)
+        return [*startup_checks.spare_power()]
+
+    @staticmethod
+    def status(permitted: int, effective: int, bounding: int = 0x1FFFFFFFFFF) -> str:
+        """Return a process's status with these capabilities."""
+        return (
+            f"Name:\ttwistd\nCapInh:\t{0:016x}\nCapPrm:\t{permitted:016x}\n"
+            f"CapEff:\t{effective:016x}\nCapBnd:\t{bounding:016x}\nCapAmb:\t{0:016x}\n"
+        )
+
+    @cases({"none": (0, 0), "low_ports": (1 << 10, 1 << 10), "not_in_use": (1 << 10, 0)})
+    def test_enough(self, permitted: int, effective: int) -> None:
+        """To bind low ports is all that a relay may be able to; what is merely possible is not."""
+        self.assertEqual(self.problems(self.status(permitted, effective)), [])
+
+    @cases({"used": (1 << 13, 1 << 13), "permitted": (1 << 13, 0), "many": (0x1FFFFFFFFFF, 0)})
+    def test_too_much(self, permitted: int, effective: int) -> None:
+        """Any other capability is a sentence, if it only could be used."""
+        [problem] = self.problems(self.status(permitted, effective))
+        self.assertIn(f"capsh --decode={permitted:x}", problem)
+        self.assertIn("CapabilityBoundingSet=", problem)
+
+    @cases(
+        {
+            "all": ((0, 0, 0),),
+            "real": ((0, 7, 7),),
+            "effective": ((7, 0, 7),),
+            "saved": ((7, 7, 0),),
+        }
+    )
+    def test_root(self, uids: tuple[int, int, int]) -> None:
+        """Root is a sentence, be it that only the way back is left open."""
+        [problem] = self.problems(self.status(0, 0), uids)
+        self.assertIn("--uid=", problem)
+
+    def test_unknown(self) -> None:
+        """What cannot be looked at is not taken for good."""
+        for status in (None, "Name:\ttwistd\n"):
+            [problem] = self.problems(status)
+            self.assertIn("/proc", problem)
