@@ -50,7 +50,6 @@ try:
 except ImportError:  # not compiled: the same in Python
     from websockets.utils import apply_mask
 
-from pyrycode_relay.http.admission import Place
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import Close
@@ -131,6 +130,13 @@ class Transport(Protocol):
 
     def unregisterProducer(self) -> None:
         """Tell no one any more."""
+
+
+class Place(Protocol):
+    """A connection's place within the limits on connections."""
+
+    def leave(self) -> None:
+        """Free the place."""
 
 
 class Life(enum.Enum):
