@@ -34,7 +34,8 @@ from pyrycode_relay.endpoints.binary import BinaryFactory
 from pyrycode_relay.endpoints.context import Exchange
 from pyrycode_relay.endpoints.phone import PhoneFactory
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.http.admission import Admission, Capacity, Leg
+from pyrycode_relay.http.admission import Admission, Leg
+from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
 from pyrycode_relay.http.relay_site import Endpoint, Readiness, RelaySite

@@ -31,7 +31,7 @@ from pyrycode_relay.config.settings import (
     example,
 )
 from pyrycode_relay.config.toml_file import ConfigFile, ConfigFileError
-from pyrycode_relay.http.admission import Capacity, CapacityError
+from pyrycode_relay.http.capacity import Capacity, CapacityError
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import (

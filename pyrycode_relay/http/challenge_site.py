@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Observer
-from pyrycode_relay.http.admission import SPARE_FILES
+from pyrycode_relay.http.capacity import SPARE_FILES
 from pyrycode_relay.http.relay_site import RelayRequest, Site
 
 _WAITING: Final = SPARE_FILES // 2

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from pyrycode_relay import addresses
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.http.admission import WaitingRoom
+from pyrycode_relay.http.waiting_room import WaitingRoom
 
 _bugs = Logger()
 

@@ -25,7 +25,8 @@ from twisted.web.http_headers import Headers
 from pyrycode_relay import addresses
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event, Observer
-from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg, WaitingRoom
+from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg
+from pyrycode_relay.http.waiting_room import WaitingRoom
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.protocol.header_gate import Fields, Gate, HeaderError
 from pyrycode_relay.websocket.connection import RelayFactory

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyrycode_relay.http.admission import Capacity
+from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.limits import Limits
 from tests.ca import Authority
 from tests.system.harness import (

@@ -51,7 +51,14 @@ a package. The probe is a program of its own: see `ProbeTests`."""
 CONTRACT = ("__init__", "addresses", "events", "limits", "tally", "protocol")
 """What has the standard library and msgspec only."""
 
-STATE = (*CONTRACT, "registry", "http.admission", "acme.schedule")
+STATE = (
+    *CONTRACT,
+    "registry",
+    "http.admission",
+    "http.capacity",
+    "http.waiting_room",
+    "acme.schedule",
+)
 """What knows no sockets and is handed its clock."""
 
 AUTOBAHN = {

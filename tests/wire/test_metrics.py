@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 import pyrycode_relay.protocol.envelope
 from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
-from pyrycode_relay.http.admission import Admission, Capacity
+from pyrycode_relay.http.admission import Admission
+from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.monitoring.admin_site import ASSETS, HEADERS, MAX_WAITING

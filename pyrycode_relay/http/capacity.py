@@ -1,0 +1,83 @@
+"""How many connections fit into the files that the process may open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pyrycode_relay.limits import Limits
+
+SPARE_FILES: Final = 192
+"""Open files kept for everything but peers: listeners, the log, certificates, the operator's
+connections, and the sockets that one burst accepts before the oldest are dropped."""
+
+LEAST_FILES: Final = 384
+"""The smallest limit of open files that a relay starts with."""
+
+MOST_CONNECTIONS: Final = 100_000
+"""Default for ``max_connections`` where the limit of open files allows more.
+
+So many connections take 400 MiB at 4 KiB each, and 2.7 GiB over TLS. Only an explicit setting
+lets the relay take more.
+"""
+
+_MOST_WAITING: Final = 2048
+"""Upper bound of the default for ``max_waiting``.
+
+So many connections take 32 MiB if each has sent 16 KiB of headers, and 100 MiB if each is in a
+TLS handshake.
+"""
+
+_WAITING_SHARE: Final = 8
+"""The default for ``max_waiting`` is the limit of open files divided by this."""
+
+
+class CapacityError(ValueError):
+    """The limit of open files is too low; the text is a sentence with the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many connections of each kind the relay has room for."""
+
+    files: int
+    """The limit of open files."""
+    ceiling: int
+    """WebSocket connections that the open files suffice for."""
+    connections: int
+    """WebSocket connections allowed, at most `ceiling`."""
+    reserved: int
+    """How many of ``connections`` are reserved for binaries."""
+    waiting: int
+    """Connections allowed, in addition, that wait for a request or a response."""
+
+    @classmethod
+    def within(cls, files: int, limits: Limits) -> Capacity:
+        """Return the capacity that ``limits`` set; what they leave open follows from ``files``.
+
+        ``files`` is the process's limit of open files. Raises `CapacityError` if it is too low.
+        """
+        if files < LEAST_FILES:
+            raise CapacityError(
+                f"Only {files} files may be open, and a relay needs {LEAST_FILES}; raise the "
+                "limit (ulimit -n, or LimitNOFILE= in a systemd unit)."
+            )
+        waiting = limits.max_waiting or min(_MOST_WAITING, files // _WAITING_SHARE)
+        ceiling = files - SPARE_FILES - waiting
+        connections = limits.max_connections or min(MOST_CONNECTIONS, ceiling)
+        needed = max(connections, 1) + waiting + SPARE_FILES
+        if needed > files:
+            raise CapacityError(
+                f"--max-connections={limits.max_connections} and --max-waiting={waiting} need "
+                f"{needed} open files, and {files} are allowed; lower them or raise the limit "
+                "(ulimit -n, or LimitNOFILE= in a systemd unit)."
+            )
+        reserved = int(connections * limits.reserve_binaries)
+        return cls(files, ceiling, connections, reserved, waiting)
+
+    def __str__(self) -> str:
+        """Return a sentence for the log."""
+        return (
+            f"room for {self.connections} connections, {self.reserved} of them kept for binaries; "
+            f"{self.files} files may be open"
+        )
