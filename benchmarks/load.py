@@ -56,7 +56,8 @@ class Peer(WSListener):
     """A connection; `closed` is the code it was closed with, None while it is open."""
 
     closed: int | None = None
-    transport: WSTransport = None  # type: ignore[assignment] - until it is upgraded
+    transport: WSTransport = None
+    """Set when the connection is upgraded."""
     on_closed: Callable[[], None] | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:

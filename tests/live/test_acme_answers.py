@@ -55,7 +55,7 @@ class ScriptedCa(ThreadingHTTPServer):
             self.socket, server_side=True, do_handshake_on_connect=False
         )
         self.url = f"https://localhost:{self.server_port}"
-        self.answers: dict[str, Callable[[_Request], None]] = {}
+        self.answers: dict[str, Callable[[_Request], object]] = {}
         self.statuses = {"authorization": "valid", "order": "ready"}
         self.names: list[str] = sorted(NAMES)
         self.challenge_error: dict[str, str] | None = None
@@ -194,6 +194,16 @@ class _Request(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def replying(status: int, body: bytes) -> Callable[[_Request], None]:
+    """Return what answers a request with ``body``."""
+    return lambda request: request.reply(status, body)
+
+
+def refusing(status: int, kind: str, **headers: str) -> Callable[[_Request], None]:
+    """Return what answers a request with a problem document."""
+    return lambda request: request.problem(status, kind, **headers)
+
+
 class AnswerTests(SynchronousTestCase):
     def setUp(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="ca-"))
@@ -217,7 +227,7 @@ class AnswerTests(SynchronousTestCase):
 
     def failure(self, **more: Any) -> AcmeError:
         """Return what becomes of an order; it has none of the network's words."""
-        error = self.assertRaises(AcmeError, self.obtain, **more)
+        error: AcmeError = self.assertRaises(AcmeError, self.obtain, **more)
         self.assertNotIn(SECRET, f"{error} {error.reason} {error.problem}")
         self.assertIsNone(error.__cause__)
         return error
@@ -252,7 +262,7 @@ class AnswerTests(SynchronousTestCase):
         self.patch(client, "DEADLINE", 2.0)
         for path in ("dir", "order", "authorization", "finalize", "certificate"):
             for body in (b"", SECRET.encode(), b"{", b"[]", b'{"status": []}', b"\xff" * 99):
-                self.ca.answers = {path: lambda request, body=body: request.reply(200, body)}
+                self.ca.answers = {path: replying(200, body)}
                 self.ca.statuses["order"] = "ready"
                 self.assertIn("the CA", self.failure().reason, (path, body))
 
@@ -264,11 +274,11 @@ class AnswerTests(SynchronousTestCase):
             ("serverInternal", "serverInternal", UNREACHABLE),
             ("badNonce", "badNonce", UNREACHABLE),
         ):
-            self.ca.answers["order"] = lambda r, kind=kind: r.problem(403, PROBLEM + kind)
+            self.ca.answers["order"] = refusing(403, PROBLEM + kind)
             error = self.failure()
             self.assertEqual((error.problem, error.first), (PROBLEM + told, first))
         for strange in (f"urn:x:{SECRET}", SECRET, f"{PROBLEM}{SECRET}", ""):
-            self.ca.answers["order"] = lambda r, kind=strange: r.problem(403, kind)
+            self.ca.answers["order"] = refusing(403, strange)
             self.assertEqual(self.failure().problem, "")
 
     def test_nonces_without_end(self) -> None:
@@ -288,9 +298,7 @@ class AnswerTests(SynchronousTestCase):
             ("9" * 400, 0, 0),
             ("Mon, 99 Foo 2026 99:99:99 GMT", 0, 0),
         ):
-            self.ca.answers["order"] = lambda request, text=text: request.problem(
-                429, PROBLEM + "rateLimited", Retry_After=text
-            )
+            self.ca.answers["order"] = refusing(429, PROBLEM + "rateLimited", Retry_After=text)
             asked = self.failure().retry_after
             self.assertTrue(low <= asked <= high, (text, asked))
 

@@ -40,7 +40,8 @@ class LibraryClients(RelayCase):
             connecting = unix_connect(relay.path, f"ws://relay.test{path}", **options)
         else:
             connecting = connect(relay.uri + path, **options)
-        return self._open.enter_context(connecting)
+        client: ClientConnection = self._open.enter_context(connecting)
+        return client
 
     def client(
         self, relay: Relay, path: str, headers: dict[str, str]

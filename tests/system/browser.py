@@ -68,14 +68,14 @@ class Browser:
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page and return its result."""
-        return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script, *arguments)
 
     def text(self, selector: str) -> str:
         """Return the text of an element; nothing when there is none."""
         script = "return document.querySelector(arguments[0])?.innerText ?? ''"
         return str(self.run(script, selector))
 
-    def wait(self, what: str, holds: Callable[[], Any]) -> Any:
+    def wait(self, what: str, holds: Callable[..., Any]) -> Any:
         """Return the first true value."""
         return eventually(what, holds)
 
@@ -89,7 +89,7 @@ class Browser:
 
         Not of how often a test reads a canvas back.
         """
-        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        log = self.driver.get_log("browser")
         return [each for each in log if each["source"] != "rendering"]
 
     def shoot(self, name: str) -> None:

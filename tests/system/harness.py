@@ -23,11 +23,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
@@ -63,8 +65,11 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | {"PYRYCODE_RELAY_METRICS_LISTEN": ""} | dict(more or {})
 
 
-def eventually(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) -> Any:
-    """Return the first true value of ``holds``; fail when there is none before the deadline."""
+def eventually(what: str, holds: Callable[..., T], deadline: float = DEADLINE) -> T:
+    """Return the first true value of ``holds``; fail when there is none before the deadline.
+
+    ``holds`` is called without arguments; in a loop, a lambda binds its variables as defaults.
+    """
     end = time.monotonic() + deadline
     while not (value := holds()):
         if time.monotonic() > end:
@@ -73,7 +78,7 @@ def eventually(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) 
     return value
 
 
-async def soon(what: str, holds: Callable[[], Any], deadline: float = DEADLINE) -> Any:
+async def soon(what: str, holds: Callable[..., T], deadline: float = DEADLINE) -> T:
     """Do as `eventually` does, and let other tasks run meanwhile."""
     end = time.monotonic() + deadline
     while not (value := holds()):
@@ -196,8 +201,8 @@ class Relay(Child):
         self.logfile = logfile
         self.preamble = preamble
         to_file = [] if logfile is None else [f"--logfile={logfile}"]
-        twistd = [*launcher, TWISTD, "--pidfile=", "-n", *to_file, "pyrycode-relay", *LIFTED]
-        super().__init__(directory, [*twistd, *options], **more)
+        twistd = [*launcher, str(TWISTD), "--pidfile=", "-n", *to_file]
+        super().__init__(directory, [*twistd, "pyrycode-relay", *LIFTED, *options], **more)
 
     def start(self) -> Relay:
         """Wait until the relay serves."""
@@ -234,6 +239,11 @@ class Relay(Child):
     def port(self) -> int:
         """The port of the first address."""
         return int(self.address[1])
+
+    @property
+    def ports(self) -> list[int]:
+        """The port of each TCP address."""
+        return [address[1] for address in self.addresses() if not isinstance(address, str)]
 
     @property
     def url(self) -> str:

@@ -177,8 +177,12 @@ class IssueTests(AcmeTestCase):
         self.pebble.start()
         relay = self.acme()
         self.wait_ready(relay)
-        host, port = relay.addresses()[1]
-        more = {"host": host, "port": port, "ssl": self.trust(self.pebble.root()), "proxy": None}
+        more: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": relay.ports[1],
+            "ssl": self.trust(self.pebble.root()),
+            "proxy": None,
+        }
 
         async def scenario() -> None:
             url = f"wss://{NAME}/v1"

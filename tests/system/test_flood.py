@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.system.harness import (
     CLOSE,
@@ -108,7 +109,8 @@ class FloodTestCase(SystemTestCase):
         """Connect a binary and a phone, each from an address of its own, and have them talk."""
         name = f"newcomer-{number}"
         hosts = [f"127.0.{1 + number}.{each}" for each in (1, 2)]
-        there, here = ({"local_addr": (host, 0)} for host in hosts)
+        options: list[dict[str, Any]] = [{"local_addr": (host, 0)} for host in hosts]
+        there, here = options
         async with binary(relay, name, **there) as server, phone(relay, name, **here) as handset:
             answering = asyncio.create_task(answer(server))
             await round_trip(handset, {"newcomer": number})

@@ -341,7 +341,7 @@ class StrangerTests(ProbeTestCase):
             (200, "", Status.NO_RELAY, "200, not 101"),
         ):
             answer = f"HTTP/1.1 {status} x\r\n{head}Content-Length: 0\r\n\r\n".encode()
-            with answering(lambda sock, answer=answer: sock.sendall(answer)) as url:
+            with answering(answer) as url:
                 self.fails(verdict, pattern, url)
 
     def test_garbage(self) -> None:
@@ -352,12 +352,12 @@ class StrangerTests(ProbeTestCase):
             (b"", "no HTTP/1.1 answer"),
             (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "breaks RFC 6455"),
         ):
-            with answering(lambda sock, answer=answer: sock.sendall(answer)) as url:
+            with answering(answer) as url:
                 self.fails(Status.NO_RELAY, pattern, url)
 
 
 @contextlib.contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+def answering(answer: bytes | Callable[[socket.socket], None]) -> Iterator[str]:
     """Have a port where every connection is read from once, answered and closed."""
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -365,7 +365,10 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         with sock, contextlib.suppress(OSError):
             sock.settimeout(DEADLINE)
             sock.recv(65536)
-            answer(sock)
+            if isinstance(answer, bytes):
+                sock.sendall(answer)
+            else:
+                answer(sock)
 
     def accept() -> None:
         with contextlib.suppress(OSError):

@@ -414,7 +414,7 @@ class ClientTests(ProxiesTestCase):
     def test_curl(self) -> None:
         """curl gets its answer, plain and over TLS, checking the chain."""
         relay = self.proxied()
-        (_, plain), (_, secure) = relay.addresses()
+        plain, secure = relay.ports
         for url in (f"http://{NAME}:{plain}/healthz", f"https://{NAME}:{secure}/healthz"):
             run = subprocess.run(
                 [

@@ -104,7 +104,7 @@ class Visit:
     def requests(self) -> None:
         """Send requests that are refused before an upgrade."""
         word = self.secrets.new
-        for use, more in (
+        changes: tuple[tuple[str, dict[str, str | bytes]], ...] = (
             ("an empty server-id", {"X-Pyrycode-Server": ""}),
             ("a long server-id", {"X-Pyrycode-Server": word("long server-id") + "x" * 257}),
             ("a control byte", {"X-Note": f"{word('note')}\x0b"}),
@@ -112,7 +112,8 @@ class Visit:
             ("a long token", {"X-Pyrycode-Token": word("long token") + "x" * 4096}),
             ("a hidden line", {"X-Pyrycode-Token": b"a\x85Host: " + word("hidden line").encode()}),
             ("an ill-named header", {word("header name") + " x": "1"}),
-        ):
+        )
+        for use, more in changes:
             self.refused(400, "/v1/client", use, more)
         self.refused(400, "/v1/server", "a phone at the binaries' door", {})
         self.refused(404, f"/v1/client/{word('path')}", "an unknown path", {})

@@ -310,7 +310,8 @@ class NameTests(TLSTestCase):
         door = Door(relay, ssl.create_default_context(cafile=self.ca))
         for name in ("one.test", "two.test"):
             with door.dial(name) as sock:
-                self.assertEqual(sock.getpeercert()["subjectAltName"], (("DNS", name),))
+                certificate = sock.getpeercert() or {}
+                self.assertEqual(certificate["subjectAltName"], (("DNS", name),))
 
 
 class ReloadTests(TLSTestCase):
@@ -482,8 +483,10 @@ class FailureTests(TLSTestCase):
     def test_all_of_them(self) -> None:
         """At the usual level there is no line at all, and others are served meanwhile."""
         door = self.door("--header-timeout=1")
-        attempts = (b"GET / HTTP/1.1\r\n\r\n", self.hello(b"\3\0"), self.hello(b"\3\1"))
-        attempts += (os.urandom(100_000), b"\x16", b"\x80\x2e\x01\x00\x02" + bytes(43), b"")
+        attempts = (
+            *(b"GET / HTTP/1.1\r\n\r\n", self.hello(b"\3\0"), self.hello(b"\3\1")),
+            *(os.urandom(100_000), b"\x16", b"\x80\x2e\x01\x00\x02" + bytes(43), b""),
+        )
 
         async def scenario() -> None:
             async with bystanders(door.relay):
@@ -773,8 +776,8 @@ class StartTests(TLSTestCase):
             for check in (True, False):
                 told = self.refused(*options, check=check)
                 self.assertEqual(told, [f"pyrycode-relay: {each}" for each in sentences])
-        [told] = self.refused(f"--tls-cert={old[0]}", f"--tls-key={old[1]}", check=False)
-        self.assertRegex(told, r"old\.pem has expired on \d{4}-\d\d-\d\d; renew it\.\Z")
+        [sentence] = self.refused(f"--tls-cert={old[0]}", f"--tls-key={old[1]}", check=False)
+        self.assertRegex(sentence, r"old\.pem has expired on \d{4}-\d\d-\d\d; renew it\.\Z")
 
     def test_good_files(self) -> None:
         """A check of good certificates prints the settings, the default port among them."""
@@ -888,7 +891,7 @@ class MemoryTests(TLSTestCase):
         door = self.door(*LIFTED)
 
         def crowd(count: int) -> list[ssl.SSLSocket]:
-            socks = []
+            socks: list[ssl.SSLSocket] = []
             for _ in range(count):
                 sock = door.dial()
                 fields = {"User-Agent": "bare", "X-Pyrycode-Server": f"s{len(kept) + len(socks)}"}

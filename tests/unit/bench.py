@@ -69,7 +69,7 @@ def _with(test: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[...
         test(self, *arguments)
 
     # pytest would take the arguments of what is wrapped for fixtures.
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     del run.table  # type: ignore[attr-defined]
     return run
 

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,9 +234,13 @@ class CallerTests(Cases):
         """Whatever a caller sends ahead, what the proxy appends decides, in either header."""
         text = canonical(str(address))
         expected = text if text not in TRUSTED else None
-        for appended, header in ((text, 0), (elements(f"[{text}]" if ":" in text else text), 1)):
+        for appended, header in (
+            (text, "forwarded_for"),
+            (elements(f"[{text}]" if ":" in text else text), "forwarded"),
+        ):
             lines = [forged, appended] if separate else [f"{forged}, {appended}"]
-            answer = called(*([lines, []] if header == 0 else [[], lines]))
+            given: dict[str, Any] = {header: lines}
+            answer = called(**given)
             if expected is not None:
                 self.assertEqual(answer, expected)
 

@@ -132,7 +132,7 @@ def told(source: str) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", None) or getattr(call.func, "id", "")
+    return str(getattr(call.func, "attr", None) or getattr(call.func, "id", ""))
 
 
 def _calls(tree: ast.AST, called: set[str]) -> Iterator[ast.Call]:

@@ -118,8 +118,10 @@ def _imports(node: ast.AST, inside: tuple[str, ...]) -> Iterator[Import]:
             for alias in child.names:
                 yield Import(module, alias.name, inside)
         else:
-            deeper = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            yield from _imports(child, (*inside, child.name) if deeper else inside)
+            deeper = inside
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                deeper = (*inside, child.name)
+            yield from _imports(child, deeper)
 
 
 def within(name: str, *packages: str) -> bool:

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.tcp import Server
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python import log
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.client import ClientProtocol
@@ -206,7 +206,7 @@ class MemoryEpoll:
         self._events.clear()
 
 
-class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):  # type: ignore[misc]
+class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):
     """Twisted's in-memory reactor, polling memory sockets in the order of their coming."""
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):  # type: ig
         """Do what a real reactor does in one round; False when there was nothing to do."""
         moved = False
         for transport in list(self.readers):
-            source = transport._epoll if isinstance(transport, Poller) else transport.socket
+            source: Any = transport._epoll if isinstance(transport, Poller) else transport.socket
             if transport in self.readers and source.readable:
                 self._do(transport, transport.doRead, is_read=True)
                 moved = True
@@ -246,7 +246,7 @@ class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):  # type: ig
     def next_time(self) -> float | None:
         """Return when the next timer fires."""
         self.calls.sort(key=lambda call: call.getTime())
-        return cast(float, self.calls[0].getTime()) if self.calls else None
+        return self.calls[0].getTime() if self.calls else None
 
 
 class _OrderedSet(dict[Any, None]):
@@ -551,7 +551,7 @@ class Relay:
     @property
     def now(self) -> float:
         """The clock's time."""
-        return cast(float, self.reactor.seconds())
+        return self.reactor.seconds()
 
     # Peers
 
@@ -567,7 +567,7 @@ class Relay:
             peer.socket.close()
             return
         transport = Server(
-            cast(_socket.socket, peer.socket), protocol, client, None, self._accepted, self.reactor
+            cast(Any, peer.socket), protocol, client, cast(Any, None), self._accepted, self.reactor
         )
         transport.repstr = "in memory"
         protocol.makeConnection(transport)
@@ -637,7 +637,7 @@ class Relay:
     def server_side(self, client: Client) -> RelayProtocol:
         """Return the relay's end of a client's connection."""
         for each in self.connections():
-            if each.transport.socket is client.socket:
+            if cast(Any, each.transport).socket is client.socket:
                 return each
         raise AssertionError("no such connection")
 
@@ -700,8 +700,9 @@ class WireTest(SynchronousTestCase):
     def setUp(self) -> None:
         """Start a relay, and listen to everything that is logged."""
         self.logged: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.logged.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
+        observer = cast(ILogObserver, self.logged.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.relay = Relay(self.settings, **self.limits).start()
         self.addCleanup(self._leave_nothing_behind)
 

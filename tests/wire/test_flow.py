@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import weakref
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from websockets.frames import Opcode
 
@@ -153,7 +153,7 @@ class ReadingTest(WireTest):
             def fail(_: int, number: int = number) -> bytes:
                 raise OSError(number, "unreachable")
 
-            phone.socket.recv = fail  # type: ignore[method-assign]
+            self.patch(phone.socket, "recv", fail)
             phone.send(b"x")
             self.assertTrue(phone.gone)
             self.assertEqual(binary.notices[-1], (phone.conn_id, 1001))
@@ -529,7 +529,7 @@ class PingFloodTest(WireTest):
         for number in range(3_000):
             phone.socket.inbound += frame(9, f"{number:0125}".encode())
         self.relay.pump()
-        transport = side.transport
+        transport = cast(Any, side.transport)
         waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
         self.assertLess(waiting, TRANSPORT + 1_000)
         phone.resume_reading()

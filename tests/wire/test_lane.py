@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 from hypothesis import given
@@ -160,7 +161,7 @@ class LaneTest(WireTest):
 
     def check(self, sender: str, pieces: list[bytes]) -> None:
         """Feed both and compare."""
-        limits = {"max_message_bytes": CAP, "message_timeout": 20.0}
+        limits: dict[str, Any] = {"max_message_bytes": CAP, "message_timeout": 20.0}
         with_it = Outcome(Relay(**limits), sender, pieces)
         without = Outcome(without_lane(Relay(**limits)), sender, pieces)
         for number, (one, other) in enumerate(zip(with_it.seen, without.seen, strict=True)):
@@ -214,7 +215,7 @@ class LaneTest(WireTest):
                 relay.binary()
                 phone = relay.request(upgrade_request(b"/v1/client", phone_headers()))
                 (side,) = (each for each in relay.connections() if hasattr(each, "phone"))
-                side.onMessage = fail
+                self.patch(side, "onMessage", fail)
                 for piece in pieces:
                     phone.send(piece)
                 ends.append((bytes(phone.received[-30:]), phone.gone, phone.was_reset))
@@ -252,7 +253,12 @@ class LaneTest(WireTest):
             phone = relay.phone()
             side = relay.server_side(phone)
             parse = side.consumeData
-            side.consumeData = lambda: (seen.append(b""), parse())[1]  # noqa: B023
+
+            def counted(seen: list[bytes] = seen, parse: Callable[[], object] = parse) -> object:
+                seen.append(b"")
+                return parse()
+
+            self.patch(side, "consumeData", counted)
             phone.send(frame(1, text(40)))
             phone.send(frame(1, text(400))[:100])
             phone.send(frame(1, text(400))[100:])

@@ -29,7 +29,7 @@ from tests.wire.harness import (
     upgrade_request,
 )
 
-GO_NAMES = {
+GO_NAMES: dict[str, list[dict[str, str]]] = {
     "pyrycode_relay_connected_binaries": [{}],
     "pyrycode_relay_connected_phones": [{}],
     "pyrycode_relay_frames_forwarded_total": [
@@ -397,7 +397,7 @@ class ProcessTests(MetricsCase):
 
     def test_draining(self) -> None:
         """A scrape during the drain says so; after it, nobody answers and no timer is left."""
-        phone = self.relay.phone(self.relay.binary() and "home")
+        _, phone = self.relay.pair()
         phone.answers = False
         self.relay.service.stopService()
         self.relay.pump()

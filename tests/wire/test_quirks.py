@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import socket
 import weakref
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from pyrycode_relay.events import Event
 from tests.wire.harness import (
@@ -67,7 +67,7 @@ class ClosingTest(WireTest):
         _, phone = self.relay.pair()
         side = self.relay.server_side(phone)
         factory = side.factory
-        side.ended = broken  # type: ignore[method-assign]
+        self.patch(side, "ended", broken)
         phone.reset()
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertNotIn(side, factory.connections)
@@ -126,7 +126,7 @@ class OpeningTest(WireTest):
         """The transport tells the connection itself when to stop writing."""
         _, phone = self.relay.pair()
         side = self.relay.server_side(phone)
-        self.assertIs(side.transport.producer, side)
+        self.assertIs(cast(Any, side.transport).producer, side)
 
 
 class TransportTest(WireTest):
@@ -174,7 +174,7 @@ class TimerTest(WireTest):
         """In a connection's whole life nothing is scheduled but on the clock that was handed in."""
         from twisted.internet import reactor
 
-        before = len(reactor.getDelayedCalls())  # type: ignore[attr-defined]
+        before = len(reactor.getDelayedCalls())
         binary, phone = self.relay.pair()
         phone.answers = False
         phone.text("1")
@@ -183,7 +183,7 @@ class TimerTest(WireTest):
         binary.direct(phone, 4401)
         self.relay.advance(10)
         binary.send(frame(3))
-        self.assertEqual(len(reactor.getDelayedCalls()), before)  # type: ignore[attr-defined]
+        self.assertEqual(len(reactor.getDelayedCalls()), before)
 
 
 class LogTest(WireTest):

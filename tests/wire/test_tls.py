@@ -43,8 +43,9 @@ class Secure(Peer):
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         trusting = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
         context = before.tls.context if before else trusting
-        self.tls = context.wrap_bio(
-            self._in, self._out, server_hostname=name, session=before and before.tls.session
+        session = before.tls.session if before else None
+        self.tls: ssl.SSLObject = context.wrap_bio(
+            self._in, self._out, server_hostname=name, session=session
         )
 
     def shake_hands(self) -> None:

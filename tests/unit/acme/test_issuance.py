@@ -85,7 +85,7 @@ class IssuanceTestCase(SynchronousTestCase):
         self.challenges: dict[bytes, bytes] = {}
         self.issued = 0
         self.events: list[tuple[Event, dict[str, object]]] = []
-        self.held: list[Callable[[], None]] | None = None
+        self.held: list[Callable[[], object]] | None = None
 
     def chain(self, key: bytes, names: list[str], days: float, age: float = 0) -> bytes:
         """Return a certificate of a lifetime of ``days``, of which ``age`` have passed by now."""
@@ -253,7 +253,7 @@ class FailureTests(IssuanceTestCase):
 
     def test_success_forgives(self) -> None:
         """After a success, failures count from one again."""
-        self.ca.script = [AcmeError("no")] * 4 + [90.0, AcmeError("no")]
+        self.ca.script = [*[AcmeError("no")] * 4, 90.0, AcmeError("no")]
         self.start()
         self.pass_by(HOUR, 10)
         self.assertEqual(self.issued, 1)

@@ -67,7 +67,7 @@ class SettingsCase(Cases):
         listen: list[str] | None = None,
     ) -> tuple[str, ...]:
         """Return what is wrong with a configuration, which has to be refused."""
-        error = self.assertRaises(
+        error: ConfigurationError = self.assertRaises(
             ConfigurationError,
             read_from,
             HERE if listen is None else listen,
@@ -268,7 +268,8 @@ class TLSTests(SettingsCase):
 
     def refused(self, **given: list[str]) -> tuple[str, ...]:
         """Return what is wrong with a command line."""
-        return self.assertRaises(ConfigurationError, self.settings, **given).problems
+        error: ConfigurationError = self.assertRaises(ConfigurationError, self.settings, **given)
+        return error.problems
 
     def test_default_address(self) -> None:
         """Whatever brings a certificate brings port 443, unless there is an address."""

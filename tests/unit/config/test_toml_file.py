@@ -16,7 +16,7 @@ from tests.unit.bench import Cases, cases, examples
 class ConfigFileCase(Cases):
     def wrong(self, text: str) -> str:
         """Return what is wrong with a file, which has one mistake."""
-        error = self.assertRaises(ConfigFileError, parse, "f.toml", text)
+        error: ConfigFileError = self.assertRaises(ConfigFileError, parse, "f.toml", text)
         [problem] = error.problems
         self.assertEqual(len(problem.splitlines()), 1)
         self.assertTrue(problem.endswith("."), problem)

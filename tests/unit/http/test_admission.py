@@ -43,7 +43,7 @@ class AdmissionTests(Cases):
         denial = admission.ask(leg, address)
         if denial is None:
             admission.enter(leg, address)
-        return denial and denial.bound
+        return None if denial is None else denial.bound
 
     def test_rate(self) -> None:
         """An address may use its burst at once, then its rate; a denial says when to come back."""
@@ -210,5 +210,5 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert set(self.admission._of_address) == keys
 
 
-class AnyOrderTests(AdmissionMachine.TestCase):  # type: ignore[misc]
+class AnyOrderTests(AdmissionMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = examples(100)

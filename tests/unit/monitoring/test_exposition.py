@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from twisted.internet.testing import MemoryReactorClock
@@ -52,14 +53,14 @@ class DescriptorTests(Cases):
 
     def test_older_kernels(self) -> None:
         """Where the folder has no size its files are counted aside, and nobody waits for that."""
-        self.patch(process_stats.Path, "stat", lambda _: SimpleNamespace(st_size=0))
+        self.patch(Path, "stat", lambda _: SimpleNamespace(st_size=0))
         listing, counted_by = os.listdir, []
 
         def listdir(path: str) -> list[str]:
             counted_by.append(threading.current_thread())
             return listing(path)
 
-        self.patch(process_stats.os, "listdir", listdir)
+        self.patch(os, "listdir", listdir)
         found = eventually("the files are counted", Descriptors().count)
         self.assertLess(abs(found - len(listing("/proc/self/fd"))), 5)
         self.assertNotIn(threading.current_thread(), counted_by)

@@ -51,7 +51,8 @@ class GateCase(Cases):
 
     def refuse(self, gate: str, **changes: str | None) -> HeaderError:
         """Bring such a request to a gate, which has to refuse it."""
-        return self.assertRaises(HeaderError, self.admit, gate, **changes)
+        error: HeaderError = self.assertRaises(HeaderError, self.admit, gate, **changes)
+        return error
 
 
 class GateTests(GateCase):

@@ -30,7 +30,7 @@ class OutboxTests(Cases):
 
     def test_order(self) -> None:
         """Frames and the close behind them come out in the order in which they went in."""
-        items = [b"1", memoryview(b"2"), b"3", BYE]
+        items: list[bytes | memoryview | Close] = [b"1", memoryview(b"2"), b"3", BYE]
         for item in items:
             self.outbox.push(item)
         self.assertEqual([self.outbox.pop() for _ in items], items)
@@ -243,7 +243,8 @@ class LedgerTests(Cases):
 
     def test_largest(self) -> None:
         """Over the budget the largest queue goes, whoever added the last item."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         small, large = (
             self.outbox(ledger.phones, log, "small"),
             self.outbox(ledger.phones, log, "large"),
@@ -257,13 +258,15 @@ class LedgerTests(Cases):
 
     def test_being_written_can_be_too_much(self) -> None:
         """What is being written counts among all queues too."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         self.outbox(ledger.phones, log, "only").writing(1000)
         self.assertEqual((log, ledger.total), (["only"], 0))
 
     def test_kinds_are_compared(self) -> None:
         """Outboxes and holds share one budget."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         hold = Hold(10_000, ledger.phones, nothing)
         self.outbox(ledger.phones, log, "outbox").push(b"1" * 600)
         hold.push(b"2" * 500)
@@ -271,7 +274,8 @@ class LedgerTests(Cases):
 
     def test_of_the_kind_that_takes_the_most(self) -> None:
         """Slow binaries are shed for slow binaries, and phones for phones."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         binaries = [self.outbox(ledger.binaries, log, f"b{each}") for each in range(2)]
         phones = [self.outbox(ledger.phones, log, f"p{each}") for each in range(3)]
         binaries[0].writing(336)
@@ -284,14 +288,16 @@ class LedgerTests(Cases):
 
     def test_only_one_kind_can_be_shed(self) -> None:
         """Where nothing of the larger kind can go, what can goes."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         Outbox(10_000, ledger.binaries, None).writing(836)
         self.outbox(ledger.phones, log, "phone").writing(100)
         self.assertEqual((log, ledger.total), (["phone"], 900))
 
     def test_until_it_fits(self) -> None:
         """As many go as have to, the largest first."""
-        ledger, log = Ledger(3000), []
+        ledger = Ledger(3000)
+        log: list[str] = []
         queues = [self.outbox(ledger.phones, log, str(size)) for size in range(5)]
         for size, queue in enumerate(queues):
             queue.push(b"1" * 100 * size)
@@ -326,7 +332,8 @@ class LedgerTests(Cases):
 
     def test_retired_queue_goes_no_more(self) -> None:
         """A queue that is retired is nobody's to close any more."""
-        ledger, log = Ledger(1000), []
+        ledger = Ledger(1000)
+        log: list[str] = []
         old, new = (self.outbox(ledger.phones, log, each) for each in ("old", "new"))
         old.push(b"1" * 800)
         old.retire()

@@ -21,7 +21,7 @@ from twisted.internet.task import Clock
 
 from pyrycode_relay.limits import ITEM_COST, Limits, OnReclaim
 from pyrycode_relay.protocol.close_codes import Close, Refusal, directed
-from pyrycode_relay.registry.queues import Ledger, Outbox
+from pyrycode_relay.registry.queues import Frame, Ledger, Outbox
 from pyrycode_relay.registry.registry import Claim, Claimed, Conflict, Registered, Registry
 from pyrycode_relay.registry.slot import Phone, Slot
 from tests.unit.bench import Binary, Cases, Leg, cases, data, endless, examples, notice
@@ -383,7 +383,7 @@ class HeldBinary(Binary):
         self.slot: Slot | None = None
         self._arrived = arrived
 
-    def send(self, *parts: bytes) -> None:  # type: ignore[override]
+    def send(self, *parts: Frame) -> None:
         super().send(*parts)
         self._arrived(self)
 
@@ -416,9 +416,9 @@ class Caller(Leg):
     def backlog_full(self) -> None:
         self.history.shed(self, held=True)
 
-    def deliver(self, frame: bytes) -> bool:  # type: ignore[override]
+    def deliver(self, frame: Frame) -> bool:
         if self.takes and not self.outbox:
-            self.delivered.append(frame)
+            self.delivered.append(bytes(memoryview(frame)))
         else:
             self.outbox.push(frame)
         return self.here

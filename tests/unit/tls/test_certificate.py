@@ -46,7 +46,7 @@ class CertificateCase(Cases):
 
     def problem(self, certificate: bytes | None = None, key: bytes | None = None) -> str:
         """Return what is wrong with a pair of files with these contents."""
-        error = self.assertRaises(CertificateError, self.read, certificate, key)
+        error: CertificateError = self.assertRaises(CertificateError, self.read, certificate, key)
         [problem] = error.problems
         self.assertEqual(len(problem.splitlines()), 1)
         self.assertTrue(problem.endswith("."), problem)

@@ -307,7 +307,7 @@ class LoadTests(TLSCase):
     def problems(self, *sources: Source, domains: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return what is wrong with sources, which have to be refused."""
         made = self.certificates(*sources, domains=domains)
-        problems = self.assertRaises(CertificateError, made.load).problems
+        problems: tuple[str, ...] = self.assertRaises(CertificateError, made.load).problems
         self.assertFalse(made.ready)
         return problems
 

@@ -7,12 +7,15 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReadDescriptor, IWriteDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from pyrycode_relay.websocket.poller import BATCH, Poller, SocketReader
 
@@ -40,6 +43,7 @@ class Counting:
         self._epoll.unregister(fd)
 
 
+@implementer(IReadDescriptor, IWriteDescriptor)
 class End:
     """A transport as the poller sees one: the near end of a socket pair."""
 
@@ -56,7 +60,10 @@ class End:
         self.protocol: object = None
         poller.addReader(self)
 
-    def doRead(self) -> object:
+    def logPrefix(self) -> str:
+        return "end"
+
+    def doRead(self) -> Any:
         data = self.sock.recv(65536)
         if not data:
             return CONNECTION_DONE
@@ -67,7 +74,7 @@ class End:
         self.unwritten += data
         self.poller.addWriter(self)
 
-    def doWrite(self) -> object:
+    def doWrite(self) -> Any:
         try:
             taken = self.sock.send(self.unwritten)
         except BlockingIOError:
@@ -282,7 +289,7 @@ class PollerTests(SynchronousTestCase):
         epoll = self.poller._epoll
         assert isinstance(epoll, Counting)
 
-        def full(*_: object) -> None:
+        def full(fd: int, eventmask: int) -> None:
             raise OSError(errno.ENOMEM, "no memory")
 
         epoll.modify = full  # type: ignore[method-assign]
@@ -333,7 +340,7 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual((bad.lost, good.read, good.lost), ([ConnectionLost], [b"x"], []))
         worse = self.end()
         worse.on_read = fail
-        worse.connectionLost = fail  # type: ignore[method-assign]
+        self.patch(worse, "connectionLost", fail)
         for each in (worse, good):
             each.far.send(b"y")
         self.poller.doRead()
@@ -424,7 +431,7 @@ class PollerTests(SynchronousTestCase):
         def fail(_: Failure) -> None:
             raise RuntimeError("a bug")
 
-        one.connectionLost = fail  # type: ignore[method-assign]
+        self.patch(one, "connectionLost", fail)
         self.poller.connectionLost(Failure(CONNECTION_LOST))
         self.assertEqual(other.lost, [ConnectionLost])
         self.assertEqual(self.reactor.getReaders(), [])
