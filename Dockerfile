@@ -6,7 +6,7 @@
 #   docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges \
 #     --ulimit=nofile=20480 --memory=1g --stop-timeout=15 -p 127.0.0.1:8080:8080 pyrycode-relay
 #
-# docs/operations.md has more, under "In a container".
+# docs/install.md has more, under "In a container".
 
 ARG BASE=python:3.13-slim
 

@@ -484,8 +484,8 @@ class MistakeTests(AcmeTestCase):
 class ManualTests(AcmeTestCase):
     def test_recipe(self) -> None:
         """The manual's configuration, with our CA and our ports besides, is a relay with TLS."""
-        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-        section = manual.partition("\n## With a certificate from an ACME CA\n")[2]
+        manual = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+        section = manual.partition("\n## Certificates from an ACME CA\n")[2]
         lines = section.lstrip("\n").partition("\n\n")[0].splitlines()
         config = self.directory / "relay.toml"
         config.write_text("\n".join(line.removeprefix("    ") for line in lines))

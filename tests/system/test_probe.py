@@ -564,7 +564,7 @@ class CommandTests(ProbeTestCase):
     def test_statuses_in_the_manual(self) -> None:
         """The manual has every status."""
         manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-        section = manual.partition("## Probing")[2].partition("\n## ")[0]
+        section = manual.partition("## Probe\n")[2].partition("\n## ")[0]
         self.assertEqual(
             re.findall(r"(?m)^\| (\d) \|", section), [str(int(each)) for each in Status]
         )

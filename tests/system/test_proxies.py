@@ -121,13 +121,13 @@ def need(program: str) -> str:
     return path
 
 
-MANUAL = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PROXIES = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8")
 SETTINGS = "/etc/pyrycode-relay/relay.toml"
 
 
-def recipe(head: str) -> str:
-    """Return the file that the manual shows behind a comment that begins with ``head``."""
-    lines = re.split(rf"(?m)^    # {re.escape(head)}(?=$|;)", MANUAL)[1].splitlines()[1:]
+def recipe(page: str, head: str) -> str:
+    """Return the file that a page of the manual shows below a comment beginning with ``head``."""
+    lines = re.split(rf"(?m)^    # {re.escape(head)}(?=$|;)", page)[1].splitlines()[1:]
     block = []
     for line in lines:
         if (line and not line.startswith("    ")) or line.startswith("    # /"):
@@ -582,7 +582,7 @@ class RealProxyTests(ProxiesTestCase):
     def recommended(self, head: str, *changes: tuple[str, str], **more: Any) -> Relay:
         """Start a relay with the manual's settings, and with a plain listener besides."""
         path = self.directory / "relay.toml"
-        path.write_text(change(recipe(f"{SETTINGS} {head}"), *changes))
+        path.write_text(change(recipe(PROXIES, f"{SETTINGS} {head}"), *changes))
         return self.relay(f"--config={path}", **more)
 
     def passing_on(self, *changes: tuple[str, str]) -> tuple[Front, Relay]:
@@ -598,7 +598,7 @@ class RealProxyTests(ProxiesTestCase):
             preamble=V1,
         )
         text = change(
-            recipe("/etc/haproxy/haproxy.cfg"),
+            recipe(PROXIES, "/etc/haproxy/haproxy.cfg"),
             (f"{HERE}:8443", f"{HERE}:{relay.addresses()[1][1]}"),
             ("bind :80\n", f"bind unix@{self.directory / 'challenges'}\n"),
             *changes,
@@ -619,7 +619,7 @@ class RealProxyTests(ProxiesTestCase):
     def test_settings(self) -> None:
         """The settings for a certificate from a CA are taken as they are."""
         path = self.directory / "relay.toml"
-        path.write_text(recipe(f"{SETTINGS} behind HAProxy, with TLS"))
+        path.write_text(recipe(PROXIES, f"{SETTINGS} behind HAProxy, with TLS"))
         run = self.child(TWISTD, "-n", "pyrycode-relay", f"--config={path}", "--check-config")
         self.assertEqual((run.wait(), run.errors()), (0, ""))
         for each in ("tcp:8443:", "tcp:8081:", "proxy-protocol = true"):
@@ -632,9 +632,9 @@ class RealProxyTests(ProxiesTestCase):
         relay = self.recommended(
             "behind HAProxy", (f"{HERE}:8080", f"{HERE}:0"), listen=None, preamble=V1
         )
-        bind, server = re.findall(r"    (bind :443 ssl .*|server relay 127.0.0.1:8080 .*)", MANUAL)
+        bind, server = re.findall(r"    (bind :443 ssl .*|server relay 127.0.0.1:8080 .*)", PROXIES)
         text = change(
-            recipe("/etc/haproxy/haproxy.cfg").partition("frontend challenges")[0],
+            recipe(PROXIES, "/etc/haproxy/haproxy.cfg").partition("frontend challenges")[0],
             ("bind :443", bind),
             (f"server relay {HERE}:8443 send-proxy-v2 check", server),
             (f"{HERE}:8080", f"{HERE}:{relay.port}"),
@@ -652,7 +652,7 @@ class RealProxyTests(ProxiesTestCase):
         port = place.getsockname()[1]
         relay = self.recommended("behind nginx", (f"{HERE}:8080", f"{HERE}:0"), listen=None)
         server = change(
-            recipe("/etc/nginx/conf.d/relay.conf"),
+            recipe(PROXIES, "/etc/nginx/conf.d/relay.conf"),
             ("listen 443 ssl", f"listen {HERE}:{port} reuseport ssl"),
             ("/etc/nginx/relay.pem", str(self.certificate)),
             ("/etc/nginx/relay.key", str(self.key)),

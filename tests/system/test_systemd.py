@@ -115,7 +115,8 @@ class UnitTests(SystemTestCase):
         the same.
         """
         [files], [memory] = settings(SERVICE, "LimitNOFILE"), settings(SERVICE, "MemoryMax")
-        manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+        manual = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+        recipes = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
         found = re.search(
             r"\| the process, idle \| about (\d+) MiB \|\n"
             r"\| an idle connection \| .* TLS about (\d+) \|\n"
@@ -134,9 +135,9 @@ class UnitTests(SystemTestCase):
             f"{room.connections:,} \N{MULTIPLICATION SIGN} {each} KiB",
             f"{room.waiting:,} \N{MULTIPLICATION SIGN} {early} KiB",
             f"{int(needed)} MiB",
-            f"--ulimit=nofile={files} --memory=1g",
         ):
             self.assertIn(said, manual)
+        self.assertIn(f"--ulimit=nofile={files} --memory=1g", recipes)
 
 
 class Manager:

@@ -22,6 +22,7 @@ from tests.ca import DAY, Authority, Issued, rsa_key
 from tests.system import harness
 from tests.system.harness import (
     DEADLINE,
+    ROOT,
     TEXT,
     TWISTD,
     Relay,
@@ -787,8 +788,11 @@ class StartTests(TLSTestCase):
         self.assertRegex(child.output(), r"(?m)^tls-listen = .*443")
 
 
+MANUAL = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
+
+
 class ManualTests(TLSTestCase):
-    """What ``docs/operations.md`` says about certificates of one's own."""
+    """What ``docs/tls.md`` says about certificates from files."""
 
     def test_configuration(self) -> None:
         """The manual's configuration serves its certificate under its name, and no other."""
@@ -796,7 +800,7 @@ class ManualTests(TLSTestCase):
         self.replace(name)
         config = self.directory / "relay.toml"
         text = change(
-            recipe("/etc/pyrycode-relay/relay.toml"),
+            recipe(MANUAL, "/etc/pyrycode-relay/relay.toml"),
             ("/etc/pyrycode-relay/fullchain.pem", str(self.chain)),
             ("/etc/pyrycode-relay/privkey.pem", str(self.key)),
         )
@@ -812,7 +816,7 @@ class ManualTests(TLSTestCase):
         lineage.mkdir()
         place.mkdir()
         text = change(
-            recipe("/etc/letsencrypt/renewal-hooks/deploy/pyrycode-relay"),
+            recipe(MANUAL, "/etc/letsencrypt/renewal-hooks/deploy/pyrycode-relay"),
             ("/etc/pyrycode-relay", str(place)),
             ("-o pyrycode-relay ", ""),
         )

@@ -31,20 +31,26 @@ PAGES = {
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
 }
 BY_PAGE = {re.sub(r"\W", "_", page): (page,) for page in PAGES}
-OPERATIONS = PAGES["docs/operations.md"]
+TABLES = {
+    "option": PAGES["docs/settings.md"],
+    "metric": PAGES["docs/monitoring.md"],
+    "event": PAGES["docs/log-reference.md"],
+    "code": PAGES["docs/protocol.md"],
+}
+"""The page of each table that is compared with the source, by the table's first column."""
 
 OTHERS = {
     *("--build-arg", "--cap-drop", "--memory", "--read-only", "--security-opt", "--stop-timeout"),
-    *("--ulimit", "--system"),
+    *("--ulimit", "--now", "--system"),
 }
-"""Options in the manual that are docker's and useradd's."""
+"""Options in the manual that are docker's, systemctl's and useradd's."""
 
 
-def table(page: str, first: str) -> list[list[str]]:
-    """Return the rows, as cells, of a page's tables whose first column is named ``first``."""
+def table(first: str) -> list[list[str]]:
+    """Return the rows, as cells, of the manual's tables whose first column is named ``first``."""
     rows: list[list[str]] = []
     within = False
-    for line in page.splitlines():
+    for line in TABLES[first].splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())][1:-1]
         if cells and cells[0] == first:
             within = True
@@ -75,13 +81,13 @@ def default_shown(default: str, cell: str) -> bool:
 
 def documented(first: str) -> dict[str, list[str]]:
     """Return the rows of the manual's tables of a kind, by each name in their first cell."""
-    return {name: row for row in table(OPERATIONS, first) for name in names(row[0])}
+    return {name: row for row in table(first) for name in names(row[0])}
 
 
 class SettingTests(Cases):
     def test_each_is_documented_once(self) -> None:
         """The table of settings has each option, no other, and none twice."""
-        rows = [name for cells in table(OPERATIONS, "option") for name in names(cells[0])]
+        rows = [name for cells in table("option") for name in names(cells[0])]
         expected = [f"--{option.name}" for option in OPTIONS] + [*flags()]
         self.assertEqual(sorted(rows), sorted(expected))
 
@@ -169,7 +175,7 @@ def fields_told() -> Mapping[str, set[str]]:
 class EventTests(Cases):
     def test_each_is_documented_once(self) -> None:
         """The table of the log has each event, no other, and none twice."""
-        rows = [name for cells in table(OPERATIONS, "event") for name in names(cells[0])]
+        rows = [name for cells in table("event") for name in names(cells[0])]
         self.assertEqual(sorted(rows), sorted(event.label for event in Event))
 
     @cases({event.label: (event,) for event in Event})
@@ -254,7 +260,7 @@ def cells() -> dict[str, set[tuple[str, str]]]:
 class MetricTests(Cases):
     def test_rows(self) -> None:
         """The table of metrics has each that is exported, with its type and its labels."""
-        rows = {names(row[0])[0]: (row[1], row[2]) for row in table(OPERATIONS, "metric")}
+        rows = {names(row[0])[0]: (row[1], row[2]) for row in table("metric")}
         self.assertEqual(rows, exported())
 
     @cases(BY_PAGE)
@@ -277,7 +283,7 @@ class CloseTests(Cases):
     def test_row(self, close: Close) -> None:
         """The protocol's table has every close that the relay makes."""
         reason = f"`{close.reason}`" if close.reason else "(empty)"
-        rows = [cells[:2] for cells in table(PAGES["docs/protocol.md"], "code")]
+        rows = [cells[:2] for cells in table("code")]
         self.assertIn([str(close.code), reason], rows)
 
 
