@@ -38,7 +38,7 @@ from pyrycode_relay.http.admission import Admission, Leg
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
-from pyrycode_relay.http.relay_site import Endpoint, Readiness, RelaySite
+from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySite
 from pyrycode_relay.monitoring.admin_site import AdminSite
 from pyrycode_relay.monitoring.exposition import Watched
 from pyrycode_relay.monitoring.status import Status
@@ -111,26 +111,19 @@ class RelayService(Service):
         capacity = capacity or Capacity.within(_OPEN_FILES, limits)
         self.admission = Admission(limits, capacity, self._clock.seconds)
         server = Endpoint(Leg.BINARY, binaries, header_gate.gate_binary)
-        self.site = RelaySite(
-            self._clock,
-            {
+        backend = Backend(
+            endpoints={
                 b"/v1/server": server,
                 b"/v2/server": server,
                 b"/v1/client": Endpoint(Leg.PHONE, phones_v1, header_gate.gate_phone_v1),
                 b"/v2/client": Endpoint(Leg.PHONE, phones_v2, header_gate.gate_phone_v2),
             },
-            self.admission,
-            lambda: self.readiness,
-            self.health,
-            self,
-            limits.header_timeout,
-            limits.close_timeout,
-            self._trusted,
-            settings.domain,
+            admission=self.admission,
+            readiness=lambda: self.readiness,
+            health=self.health,
         )
-        self.challenge_site = ChallengeSite(
-            self._clock, self, limits.header_timeout, limits.close_timeout
-        )
+        self.site = RelaySite(self._clock, self, limits, backend, self._trusted, settings.domain)
+        self.challenge_site = ChallengeSite(self._clock, self, limits)
         self._cache: CertCache | None = None
         self._issuance: Issuance | None = None
         if settings.acme:
@@ -167,8 +160,7 @@ class RelayService(Service):
             self.status,
             self.settings.metrics_allow_remote,
             self,
-            limits.header_timeout,
-            limits.close_timeout,
+            limits,
         )
 
     def saw(self, event: Event, **fields: object) -> None:
@@ -239,8 +231,14 @@ class RelayService(Service):
         if not self.settings.proxy_protocol:
             return factory
         limits, waiting = self.settings.limits, self.admission.capacity.waiting
-        times = limits.header_timeout, limits.close_timeout
-        return ProxyFactory(factory, self._clock, self._trusted, self, *times, waiting)
+        return ProxyFactory(
+            factory,
+            self._clock,
+            self,
+            limits,
+            max_waiting=waiting,
+            trusted=self._trusted,
+        )
 
     def _listen(self, address: str, factory: IProtocolFactory) -> IListeningPort:
         # Every server endpoint of Twisted answers at once; only clients' take their time.

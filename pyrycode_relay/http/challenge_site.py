@@ -1,7 +1,7 @@
-"""What port 80 is for: answering an ACME CA's http-01 challenges, and nothing else.
+"""Port 80: answers an ACME CA's http-01 challenges, and nothing else.
 
-Source: RFC 8555, section 8.3. Everything else is 404 and never a redirect: a client that dials
-without encryption shall fail, not tell its token first and be sent on.
+Source: RFC 8555, section 8.3. Every other request is 404, never a redirect: a client that dials
+without encryption must fail before it sends its token.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Observer
 from pyrycode_relay.http.capacity import SPARE_FILES
-from pyrycode_relay.http.relay_site import RelayRequest, Site
+from pyrycode_relay.http.server import HardenedRequest, Site
+from pyrycode_relay.limits import Limits
 
-_WAITING: Final = SPARE_FILES // 2
-"""Connections at a time without an answer: half of the open files that are kept for no peer of
-the relay's. Past it the oldest goes: a CA asks at once, and from a handful of places."""
+_MAX_WAITING: Final = SPARE_FILES // 2
+"""Connections that may wait for a request or a response: half of the spare files.
+
+Beyond that the oldest is dropped. A CA sends its request at once, and from a handful of addresses.
+"""
 
 
 class ChallengeSite(Site):
-    """Serves ``challenges``, contents by path."""
+    """Serves ``challenges``: the content of each path."""
 
-    def __init__(
-        self, reactor: IReactorTime, observer: Observer, header_timeout: float, close_timeout: float
-    ) -> None:
-        super().__init__(reactor, observer, header_timeout, close_timeout, _WAITING, Trusted(()))
+    def __init__(self, reactor: IReactorTime, observer: Observer, limits: Limits) -> None:
+        super().__init__(reactor, observer, limits, max_waiting=_MAX_WAITING)
         self.challenges: dict[bytes, bytes] = {}
 
-    def handle(self, request: RelayRequest) -> None:
+    def handle(self, request: HardenedRequest) -> None:
         """Answer a request."""
         content = self.challenges.get(request.path)
         if content is None or request.method not in {b"GET", b"HEAD"}:

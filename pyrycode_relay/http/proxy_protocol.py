@@ -30,6 +30,7 @@ from pyrycode_relay import addresses
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.http.waiting_room import WaitingRoom
+from pyrycode_relay.limits import Limits
 
 _bugs = Logger()
 
@@ -153,16 +154,15 @@ class ProxyFactory(Factory):
         self,
         served: IProtocolFactory,
         clock: IReactorTime,
-        trusted: Trusted,
         observer: Observer,
-        header_timeout: float,
-        close_timeout: float,
+        limits: Limits,
+        *,
         max_waiting: int,
+        trusted: Trusted,
     ) -> None:
         self.served = served
         self.clock = clock
-        self.header_timeout = header_timeout
-        self.close_timeout = close_timeout
+        self.limits = limits
         self.waiting = WaitingRoom[HeaderReader](max_waiting)
         """Connections that are not served yet, or not at all."""
         self._trusted = trusted
@@ -210,7 +210,7 @@ class HeaderReader(Protocol):
     def connectionMade(self) -> None:
         """Begin to wait for the header."""
         self._timer = self.factory.clock.callLater(
-            self.factory.header_timeout, self.refuse, "no complete PROXY header in time"
+            self.factory.limits.header_timeout, self.refuse, "no complete PROXY header in time"
         )
         dropped = self.factory.waiting.enter(self, self._peer)
         if dropped is not None:
@@ -256,7 +256,7 @@ class HeaderReader(Protocol):
     def _part(self) -> None:
         """Close politely: a health check that is reset may take it for a failure."""
         self._timer.cancel()
-        self._timer = self.factory.clock.callLater(self.factory.close_timeout, self.abort)
+        self._timer = self.factory.clock.callLater(self.factory.limits.close_timeout, self.abort)
         self.transport.loseWriteConnection()
 
     def refuse(self, reason: str) -> None:

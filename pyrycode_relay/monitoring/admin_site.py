@@ -11,14 +11,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Observer
-from pyrycode_relay.http.relay_site import RelayRequest, Site
+from pyrycode_relay.http.server import HardenedRequest, Site
+from pyrycode_relay.limits import Limits
 from pyrycode_relay.monitoring.exposition import CONTENT_TYPE
 from pyrycode_relay.monitoring.status import Status
 
@@ -77,10 +77,9 @@ class AdminSite(Site):
         status: Status,
         any_host: bool,
         observer: Observer,
-        header_timeout: float,
-        close_timeout: float,
+        limits: Limits,
     ) -> None:
-        super().__init__(reactor, observer, header_timeout, close_timeout, MAX_WAITING, Trusted(()))
+        super().__init__(reactor, observer, limits, max_waiting=MAX_WAITING)
         self._any_host = any_host
         self._pages: Mapping[bytes, Page] = {
             b"/metrics": Page(CONTENT_TYPE, status.metrics.text),
@@ -90,11 +89,12 @@ class AdminSite(Site):
             **{path.encode(): _asset(*asset) for path, asset in ASSETS.items()},
         }
 
-    def handle(self, request: RelayRequest) -> None:
+    def handle(self, request: HardenedRequest) -> None:
         """Answer a request."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        if not self._any_host and not is_local_host(_host(request)):
+        host = (request.single(b"host") or b"").decode("latin-1")
+        if not self._any_host and not is_local_host(host):
             request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
             request.answer(421, _STRANGER)
             return
@@ -104,12 +104,6 @@ class AdminSite(Site):
         elif self.only_reads(request):
             request.setHeader(b"Content-Type", page.media_type.encode())
             request.answer(200, page.body())
-
-
-def _host(request: Any) -> str:
-    """Return the one Host that a request names; nothing when it names none, or several."""
-    values = request.requestHeaders.getRawHeaders(b"host") or []
-    return values[0].decode("latin-1") if len(values) == 1 else ""
 
 
 def is_local_host(host: str) -> bool:

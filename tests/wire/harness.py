@@ -37,7 +37,7 @@ from websockets.uri import parse_uri
 
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Event, Level
-from pyrycode_relay.http.relay_site import Site
+from pyrycode_relay.http.server import Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.websocket.connection import RelayProtocol

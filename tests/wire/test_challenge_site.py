@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrycode_relay.http.challenge_site import _WAITING
+from pyrycode_relay.http.challenge_site import _MAX_WAITING
 from pyrycode_relay.http.relay_site import Readiness
 from tests.wire.harness import Peer, WireTest
 
@@ -104,7 +104,7 @@ class ChallengeTest(WireTest):
 
     def test_crowd(self) -> None:
         """Those that hold connections lose them, the oldest first, to a CA that asks."""
-        crowd = [self.tcp() for _ in range(_WAITING)]
+        crowd = [self.tcp() for _ in range(_MAX_WAITING)]
         self.assertFalse(any(peer.gone for peer in crowd))
         self.assertEqual(self.request(b"GET " + PATH).answer.status, 200)
         self.assertEqual([peer.gone for peer in crowd].index(False), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import ClassVar, cast
 
 from twisted.internet.tcp import Server
@@ -193,7 +194,8 @@ class RefusalTest(WireTest):
         def broken() -> dict[str, object]:
             raise RuntimeError("echo-me")
 
-        self.relay.service.site._health = broken
+        site = self.relay.service.site
+        site.backend = replace(site.backend, health=broken)
         self.assert_bare(self.relay.request(HEALTHZ), 500, "bug")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 

@@ -110,7 +110,7 @@ class HeartbeatTest(WireTest):
 
     def test_times_that_round(self) -> None:
         """A heartbeat at a time that has no exact number comes, though the clock stands still."""
-        for endpoint in self.relay.service.site._endpoints.values():
+        for endpoint in self.relay.service.site.backend.endpoints.values():
             endpoint.factory.random = Random(1)
         for number in range(10):
             self.relay.advance(0.1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.http.relay_site import Site
+from pyrycode_relay.http.server import Site
 from pyrycode_relay.tls.certificate import Files, Pair
 from pyrycode_relay.tls.store import Certificates, TLSFactory
 from tests.ca import Authority
