@@ -29,7 +29,7 @@ check: $(VENV)/.dev ## lint, types, the layers and the log's fields
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m twisted.trial tests.unit.test_layers
+	$(BIN)/python -m twisted.trial tests.unit.test_layers tests.unit.test_log_calls
 
 bench: $(VENV)/.bench ## measure the relay against the obvious one; BENCH=--quick for a glance
 	$(BIN)/python -m benchmarks $(BENCH)

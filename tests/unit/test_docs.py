@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from pyrycode_relay.service import RelayService
 from pyrycode_relay.tap import Options
 from pyrycode_relay.tls.store import Certificates
 from tests.unit.bench import Cases, cases
-from tests.unit.test_layers import SOURCES, is_probe
+from tests.unit.sources import SOURCES, Source
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -107,28 +107,27 @@ class SettingTests(Cases):
         self.assertEqual(named - known - OTHERS, set())
 
 
-def told(source: str) -> Iterator[tuple[str, frozenset[str]]]:
+def told(source: Source) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield each event that a module tells an observer of, with the names of its fields.
 
     The event may stand there itself, or be looked up in a table of the module, or come through a
     function that takes an event and adds its fields.
     """
-    tree = ast.parse(source)
     tables = {
         target.id: _events(node.value)
-        for node in ast.walk(tree)
+        for node in source.nodes
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
     }
     passing = {"saw": frozenset[str]()}
-    for function in ast.walk(tree):
+    for function in source.nodes:
         if isinstance(function, ast.FunctionDef) and function.name != "saw":
             parameters = {each.arg for each in function.args.args}
-            for call in _calls(function, {"saw"}):
+            for call in _calls(ast.walk(function), {"saw"}):
                 if isinstance(call.args[0], ast.Name) and call.args[0].id in parameters:
                     passing[function.name] = _keywords(call)
-    for call in _calls(tree, set(passing)):
+    for call in _calls(source.calls, set(passing)):
         events = _events(call.args[0])
         for part in ast.walk(call.args[0]):
             if isinstance(part, ast.Name):
@@ -141,8 +140,8 @@ def _called(call: ast.Call) -> str:
     return str(getattr(call.func, "attr", None) or getattr(call.func, "id", ""))
 
 
-def _calls(tree: ast.AST, called: set[str]) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
+def _calls(nodes: Iterable[ast.AST], called: set[str]) -> Iterator[ast.Call]:
+    for node in nodes:
         if isinstance(node, ast.Call) and node.args and _called(node) in called:
             yield node
 
@@ -165,8 +164,8 @@ def _events(node: ast.AST) -> set[str]:
 def fields_told() -> Mapping[str, set[str]]:
     """Return, by the name of each event, all the fields that it is told with anywhere."""
     found: dict[str, set[str]] = {}
-    for module, source in SOURCES.items():
-        if not is_probe(module):
+    for source in SOURCES.values():
+        if not source.is_probe:
             for event, fields in told(source):
                 found.setdefault(event, set()).update(fields)
     return found
@@ -208,7 +207,7 @@ class EventTests(Cases):
     )
     def test_found(self, source: str, expected: set[tuple[str, ...]]) -> None:
         """Events are found in every way in which they are told."""
-        found = {(event, *sorted(fields)) for event, fields in told(source)}
+        found = {(event, *sorted(fields)) for event, fields in told(Source("module", source))}
         self.assertEqual(found, expected)
 
 
