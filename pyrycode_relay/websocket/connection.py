@@ -12,15 +12,10 @@ end connections without a close frame; what they did is done here on the clock t
 from __future__ import annotations
 
 import base64
-import codecs
-import contextlib
 import enum
-import fcntl
 import functools
 import hashlib
 import socket
-import struct
-import termios
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
@@ -30,48 +25,56 @@ from autobahn.websocket.protocol import FrameHeader, WebSocketProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from autobahn.websocket.utf8validator import Utf8Validator
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import (
     IDelayedCall,
     IPushProducer,
     IReactorTime,
-    ISSLTransport,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # not compiled: the same in Python
-    from websockets.utils import apply_mask
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import Close
 from pyrycode_relay.registry.queues import Account, Frame, NoOutbox, Outbox
 from pyrycode_relay.tally import LegTally
+from pyrycode_relay.websocket.frames import (
+    MASKED,
+    MAX_7_BIT,
+    MAX_16_BIT,
+    TEXT_FINAL,
+    PartialFrame,
+    apply_mask,
+    is_utf8,
+    text_header,
+)
 from pyrycode_relay.websocket.poller import Poller, SocketReader
+from pyrycode_relay.websocket.transports import (
+    Transport,
+    can_write_past,
+    descriptor_of,
+    half_close,
+    has_ended_below,
+    move,
+    plain_descriptor,
+    prepare_socket,
+    take_from_channel,
+    unacked_bytes,
+    unsent_bytes,
+    write_tls,
+)
 
 if TYPE_CHECKING:
     from twisted.web.http import HTTPChannel
 
 _bugs = Logger()
 
-_TEXT_FINAL: Final = 0x81
-_MASKED: Final = 0x80
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """What a key is joined with for ``Sec-WebSocket-Accept`` (RFC 6455, section 1.3)."""
-_pack_16: Final = struct.Struct("!BBH").pack
-_pack_64: Final = struct.Struct("!BBQ").pack
-_INT: Final = struct.Struct("i")
-_MAX_7_BIT: Final = 125
-_MAX_16_BIT: Final = 0xFFFF
-
 _HEARTBEAT_JITTER: Final = 0.1
 """Spread of the heartbeat interval, so that connections that came together do not ping together."""
 
@@ -102,36 +105,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Transport(Protocol):
-    """What a connection needs of Twisted's TCP, UNIX and TLS transports."""
-
-    protocol: object
-
-    def write(self, data: bytes, /) -> None:
-        """Write, now or later."""
-
-    def loseConnection(self) -> None:
-        """Close when everything is written."""
-
-    def loseWriteConnection(self) -> None:
-        """Close one half when everything is written; TCP and UNIX only."""
-
-    def abortConnection(self) -> None:
-        """Close now."""
-
-    def pauseProducing(self) -> None:
-        """Stop reading."""
-
-    def resumeProducing(self) -> None:
-        """Start reading."""
-
-    def registerProducer(self, producer: object, streaming: bool, /) -> None:
-        """Tell ``producer`` when to pause and to resume writing."""
-
-    def unregisterProducer(self) -> None:
-        """Tell no one any more."""
-
-
 class Place(Protocol):
     """A connection's place within the limits on connections."""
 
@@ -146,48 +119,6 @@ class Life(enum.Enum):
     SERVING = enum.auto()
     CLOSING = enum.auto()
     GONE = enum.auto()
-
-
-class _Straddler:
-    """A common frame of which some has not arrived yet."""
-
-    __slots__ = ("_decoder", "mask", "payload", "size")
-
-    def __init__(self, mask: bytes, size: int) -> None:
-        self.mask = mask
-        self.size = size
-        self.payload = bytearray()
-        self._decoder: codecs.IncrementalDecoder | None = None
-
-    def take(self, data: bytes) -> bool:
-        """Add to the payload; False as soon as it cannot become UTF-8 any more."""
-        at = len(self.payload) & 3
-        piece = apply_mask(data, self.mask[at:] + self.mask[:at])
-        self.payload += piece
-        if self._decoder is None:
-            if piece.isascii():
-                return True
-            self._decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            self._decoder.decode(piece, len(self.payload) == self.size)
-        except UnicodeDecodeError:
-            return False
-        pending = self._decoder.getstate()[0]
-        if not pending:
-            self._decoder = None
-        # Of all that cannot be completed, the decoder waits for the rest of a surrogate only.
-        return not (len(pending) == 2 and pending[0] == 0xED and pending[1] >= 0xA0)
-
-
-def is_utf8(data: bytes) -> bool:
-    """Whether ``data`` is UTF-8; many times faster than the library's own validator."""
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class _Mute:
@@ -221,52 +152,6 @@ def refusing_bugs(on_connect: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-_SHORT_HEADERS: Final = [bytes((_TEXT_FINAL, size)) for size in range(_MAX_7_BIT + 1)]
-
-
-def text_header(size: int) -> bytes:
-    """Return the header of an unmasked, final TEXT frame with ``size`` bytes of payload."""
-    if size <= _MAX_7_BIT:
-        return _SHORT_HEADERS[size]
-    if size <= _MAX_16_BIT:
-        return _pack_16(_TEXT_FINAL, 126, size)
-    return _pack_64(_TEXT_FINAL, 127, size)
-
-
-def _descriptor(transport: Any) -> FileDescriptor | None:
-    """Return the socket's own transport below TLS and other wrappers, if there is one."""
-    while transport is not None and not isinstance(transport, FileDescriptor):
-        transport = getattr(transport, "transport", None)
-    return transport
-
-
-def unsent_bytes(transport: Transport) -> int:
-    """Return how many bytes wait in user space for the kernel to take them."""
-    low = _descriptor(transport)
-    return 0 if low is None else _waiting_in(low)
-
-
-def _waiting_in(low: FileDescriptor) -> int:
-    return len(low.dataBuffer) - low.offset + low._tempDataLen
-
-
-def untaken_bytes(transport: Transport) -> int:
-    """Return how many bytes the peer has not acknowledged, in user space and in the kernel.
-
-    Twisted tells a producer only when all has gone out, and the kernel asks for more only when
-    a good part of its buffer is free. A slow reader is still a reader, and this count is the
-    only place where that shows.
-    """
-    low = _descriptor(transport)
-    sock = getattr(low, "socket", None)
-    if low is None or sock is None:
-        return 0
-    in_kernel = bytearray(_INT.size)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-    return _waiting_in(low) + int(_INT.unpack(in_kernel)[0])
-
-
 class _Nobody:
     """Stands where Autobahn keeps Deferreds of every connection, for whoever waits for them."""
 
@@ -285,11 +170,11 @@ class _FramePath(SocketReader, WebSocketServerProtocol):  # type: ignore[misc]
         "_out",
         "_out_payload",
         "_out_size",
+        "_partial",
         "_pinged",
         "_socket",
         "_stall_watched",
-        "_straddler",
-        "_untaken",
+        "_unacked",
         "current_frame",
         "data",
         "factory",
@@ -363,13 +248,13 @@ class RelayProtocol(_FramePath):
         self.failedByMe = False
         self._reading = True
         self._owed_pong: bytes | None = None
-        self._straddler: _Straddler | None = None
+        self._partial: PartialFrame | None = None
         self._message = b""
         self._message_since: float | None = None
         self._out: list[Frame] | None = None
         self._out_size = 0
         self._out_payload = 0
-        self._untaken: int | None = None
+        self._unacked: int | None = None
         """What a peer had not taken at the last look, with all that was written since."""
         self._direct = False
         self._plain: Connection | None = None
@@ -432,13 +317,7 @@ class RelayProtocol(_FramePath):
         """
         transport = cast(Transport, channel.transport)
         channel.transport = None
-        # The channel would stay registered as producer of the transport, so that ours could
-        # not be, and would keep its buffers alive.
-        transport.unregisterProducer()
-        if isinstance(transport, ProtocolWrapper):
-            transport.wrappedProtocol = self  # TLS
-        else:
-            transport.protocol = self
+        take_from_channel(transport, self)
         # A peer may send frames right behind its request, in the same packet; the channel
         # passes what it has read and not parsed to its rawDataReceived.
         channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
@@ -448,18 +327,14 @@ class RelayProtocol(_FramePath):
 
     def connectionMade(self) -> None:
         """Prepare the connection; called by `take_over` through ``makeConnection``."""
-        low = _descriptor(self.transport)
-        if low is not None and not isinstance(self.transport, ProtocolWrapper):
-            self._plain = cast(Connection, low)
+        self._plain = plain_descriptor(self.transport)
+        if self._plain is not None:
             self._socket = self._plain.socket
         self.factory.connections.add(self)
-        if low is not None:
-            self.factory.prepare_socket(low)
-            low.stopReading()
-            low.stopWriting()
-            low.reactor = self.factory.poller
-            if _waiting_in(low):
-                low.startWriting()  # of the TLS handshake
+        descriptor = descriptor_of(self.transport)
+        if descriptor is not None:
+            prepare_socket(descriptor, self._limits.send_buffer)
+            move(descriptor, self.factory.poller)
         self.transport.resumeProducing()
 
     def _open(self, request: ConnectionRequest, key: bytes) -> None:
@@ -533,20 +408,10 @@ class RelayProtocol(_FramePath):
             self._half_close()
 
     def _half_close(self) -> None:
-        """Tell the peer that no more will come, and let it close.
-
-        Closing at once, with input unread, would reset the connection, and a reset can overtake
-        the close frame.
-        """
+        """Tell the peer that no more will come, and let it close."""
         self.flush()
         self.unregisterProducer()
-        if ISSLTransport.providedBy(self.transport) or not hasattr(
-            self.transport, "loseWriteConnection"
-        ):
-            # TLS sends its close_notify and waits for the peer's.
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
+        half_close(self.transport)
 
     # Closing
 
@@ -627,7 +492,7 @@ class RelayProtocol(_FramePath):
         for name in [*self._timers]:
             self._cancel(name)
         self.outbox.retire()
-        self._straddler = None
+        self._partial = None
         self._out = None
         self._out_size = self._out_payload = 0
         self._plain = self._socket = None
@@ -675,8 +540,8 @@ class RelayProtocol(_FramePath):
         on a connection that serves, between messages. Everything else (fragments, control
         frames, other opcodes, anything wrong) finds Autobahn with the stream where it was.
         """
-        if self._straddler is not None:
-            data = self._continue(self._straddler, data)
+        if self._partial is not None:
+            data = self._continue(self._partial, data)
         if self.current_frame is None and not self.inside_message and self.life is Life.SERVING:
             if self.data:
                 data, self.data = self.data + data, b""
@@ -688,13 +553,13 @@ class RelayProtocol(_FramePath):
     def _run_lane(self, data: bytes) -> bytes:
         """Take whole common frames, and begin one that is not; return what is left."""
         at, end = 0, len(data)
-        while end - at > 5 and data[at] == _TEXT_FINAL and data[at + 1] & _MASKED:
-            size = data[at + 1] - _MASKED
+        while end - at > 5 and data[at] == TEXT_FINAL and data[at + 1] & MASKED:
+            size = data[at + 1] - MASKED
             body = at + 6
-            if size > _MAX_7_BIT:
+            if size > MAX_7_BIT:
                 # The length that follows must not be one that would have fitted into less.
                 body += 2 if size == 126 else 8
-                least = _MAX_7_BIT if size == 126 else _MAX_16_BIT
+                least = MAX_7_BIT if size == 126 else MAX_16_BIT
                 size = int.from_bytes(data[at + 2 : body - 4], "big")
                 if body > end or size <= least:
                     break
@@ -702,10 +567,10 @@ class RelayProtocol(_FramePath):
                 break
             stop = body + size
             if stop > end:
-                straddler = _Straddler(data[body - 4 : body], size)
-                if body < end and not straddler.take(data[body:]):
+                partial = PartialFrame(data[body - 4 : body], size)
+                if body < end and not partial.take(data[body:]):
                     break
-                self._straddler = straddler
+                self._partial = partial
                 return b""
             payload = apply_mask(data[body:stop], data[body - 4 : body])
             if not payload.isascii() and not is_utf8(payload):
@@ -720,30 +585,30 @@ class RelayProtocol(_FramePath):
                 break
         return data[at:] if at else data
 
-    def _continue(self, straddler: _Straddler, data: bytes) -> bytes:
+    def _continue(self, partial: PartialFrame, data: bytes) -> bytes:
         """Add to the frame that has begun; return what comes behind it."""
-        left = straddler.size - len(straddler.payload)
-        if self.life is not Life.SERVING or not straddler.take(data[:left]):
+        left = partial.size - len(partial.payload)
+        if self.life is not Life.SERVING or not partial.take(data[:left]):
             if self.life is Life.SERVING:
                 data = data[left:]
-            self._leave_lane(straddler)
+            self._leave_lane(partial)
             return data
         if left <= len(data):
-            self._straddler = None
+            self._partial = None
             self._message_since = None
-            self._contained(self.onMessage, straddler.payload, False)
+            self._contained(self.onMessage, partial.payload, False)
         return data[left:]
 
-    def _leave_lane(self, straddler: _Straddler) -> None:
+    def _leave_lane(self, partial: PartialFrame) -> None:
         """Hand a frame that has begun to Autobahn, as if it had read it from the start."""
-        self._straddler = None
-        self.current_frame = FrameHeader(1, True, 0, straddler.size, straddler.mask)  # type: ignore[arg-type]
-        self.current_frame_masker = create_xor_masker(straddler.mask, straddler.size)
-        self.current_frame_masker.process(bytes(len(straddler.payload)))  # to where it is
+        self._partial = None
+        self.current_frame = FrameHeader(1, True, 0, partial.size, partial.mask)  # type: ignore[arg-type]
+        self.current_frame_masker = create_xor_masker(partial.mask, partial.size)
+        self.current_frame_masker.process(bytes(len(partial.payload)))  # to where it is
         self.onFrameBegin()
-        if self.onFrameData(bytes(straddler.payload)) is False:
+        if self.onFrameData(bytes(partial.payload)) is False:
             return
-        if len(straddler.payload) == straddler.size:
+        if len(partial.payload) == partial.size:
             self.onFrameEnd()
 
     def onMessageBegin(self, isBinary: bool) -> None:
@@ -811,7 +676,7 @@ class RelayProtocol(_FramePath):
     def _is_within_a_message(self) -> bool:
         """Whether a frame or a fragmented message has begun and not ended."""
         return (
-            self._straddler is not None
+            self._partial is not None
             or self.current_frame is not None
             or self.inside_message
             or bool(self.data)
@@ -887,8 +752,8 @@ class RelayProtocol(_FramePath):
         self._out = None
         self._out_size = 0
         payload, self._out_payload = self._out_payload, 0
-        if self._untaken is not None:
-            self._untaken += len(data)
+        if self._unacked is not None:
+            self._unacked += len(data)
         left = self._write_plain(data) if self._direct else self._write(data)
         if left and not self._stall_watched:
             self._look()
@@ -915,25 +780,14 @@ class RelayProtocol(_FramePath):
         return True
 
     def _write(self, data: bytes) -> bool:
-        """Write to any transport, and say whether some of it has to wait.
-
-        TLS would gather for another turn what has been gathered here, so that part of it is
-        passed by, and the socket below is let write at once.
-        """
+        """Write to any transport, and say whether some of it has to wait."""
         transport = self.transport
         if self._plain is not None and not self._is_behind():
             return self._write_plain(data)
         if not isinstance(transport, TLSMemoryBIOProtocol):
             transport.write(data)
             return self._plain is not None
-        TLSMemoryBIOProtocol.write(transport, data)
-        low = _descriptor(transport)
-        if low is None or not _waiting_in(low):
-            return False
-        if not low.disconnecting:
-            # An error is for the poller to find: it comes again when that lets it write.
-            low.doWrite()
-        return _waiting_in(low) > 0
+        return write_tls(transport, data)
 
     def _is_behind(self) -> bool:
         """Whether a TCP or UNIX transport still has something to write, or is about to close.
@@ -943,8 +797,7 @@ class RelayProtocol(_FramePath):
         plain = self._plain
         if plain is None:
             return False
-        closing = plain.disconnecting or plain._writeDisconnecting
-        self._direct = bool(plain.connected and not closing and not _waiting_in(plain))
+        self._direct = can_write_past(plain)
         return not self._direct
 
     def deliver(self, frame: Frame) -> bool:
@@ -996,8 +849,7 @@ class RelayProtocol(_FramePath):
         self.writable = True
         self.outbox.written()
         self._show_life()
-        low = _descriptor(self.transport)
-        if low is not None and low.disconnecting:
+        if has_ended_below(self.transport):
             # TLS has ended below us, and its socket is closed when nobody has more to write.
             self.unregisterProducer()
             return
@@ -1049,17 +901,17 @@ class RelayProtocol(_FramePath):
         While something is left for it to take that is a sign of life, and the only one of a
         peer whose pong waits behind a long backlog. When all is taken it has the ping too.
         """
-        untaken = untaken_bytes(self.transport)
-        if self._untaken is not None and untaken < self._untaken:
+        unacked = unacked_bytes(self.transport)
+        if self._unacked is not None and unacked < self._unacked:
             self._progress = self.factory.clock.seconds()
-            if untaken:
+            if unacked:
                 self._show_life()
-        self._untaken = untaken
+        self._unacked = unacked
 
     def _look_away(self) -> None:
         """Count what is written no more, unless somebody still wants to see it taken."""
         if not self._stall_watched and not self._pinged and self._on_life is None:
-            self._untaken = None
+            self._unacked = None
 
     def _show_life(self) -> None:
         self._put_off_ping()
@@ -1198,19 +1050,6 @@ class RelayFactory(WebSocketServerFactory):
     def connection(self) -> RelayProtocol:
         """Make a connection, which has then to `RelayProtocol.take_over` its socket."""
         return self.protocol(self)
-
-    def prepare_socket(self, descriptor: FileDescriptor) -> None:
-        """Bound what the kernel queues for a peer, as the outbox bounds what we do.
-
-        And have it send what it is given at once: we gather ourselves.
-        """
-        sock = getattr(descriptor, "socket", None)
-        if sock is None:
-            return
-        if self.limits.send_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer)
-        with contextlib.suppress(OSError):  # UNIX sockets have no such option
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _settled(protocol: type[RelayProtocol], factory: RelayFactory) -> type[RelayProtocol]:

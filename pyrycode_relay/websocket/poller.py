@@ -18,10 +18,11 @@ from twisted.internet.interfaces import (
     IWriteDescriptor,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
-from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from pyrycode_relay.websocket.transports import SelectableOwner
 
 _bugs = Logger()
 
@@ -86,7 +87,7 @@ def _transport(reader: Any) -> Any:
 
 
 @implementer(IReactorFDSet, IReadDescriptor)
-class Poller(_DisconnectSelectableMixin):
+class Poller(SelectableOwner):
     """A reader for the reactor, and a reactor for the transports that are moved to it.
 
     To move a transport, set its ``reactor`` while it neither reads nor writes. A transport that
@@ -184,7 +185,7 @@ class Poller(_DisconnectSelectableMixin):
 
     def _lose(self, descriptor: Any, why: object, reading: bool) -> None:
         try:
-            self._disconnectSelectable(descriptor, why, reading)
+            self.disconnect(descriptor, why, reading)
         except Exception:
             _bugs.failure("a bug in taking note of a lost connection")
 

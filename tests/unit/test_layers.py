@@ -183,7 +183,7 @@ class ProbeTests(Cases):
         """
         taken = {each.full for each in source.imports if within(each.full, "websockets")}
         masks = {"websockets.speedups.apply_mask", "websockets.utils.apply_mask"}
-        self.assertEqual(taken, masks if source.module == "websocket.connection" else set())
+        self.assertEqual(taken, masks if source.module == "websocket.frames" else set())
         self.assertFalse([each for each in source.siblings if SOURCES[each].is_probe])
 
     @cases({name: row for name, row in MODULES.items() if row[0].is_probe})

@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.websocket.connection import _Straddler
+from pyrycode_relay.websocket.frames import PartialFrame
 from tests.wire.harness import (
     Binary,
     Client,
@@ -49,7 +49,7 @@ def held_by(connection: object) -> int:
         elif isinstance(each, list | tuple):
             total += sys.getsizeof(each)
             todo += each
-        elif isinstance(each, _Straddler):
+        elif isinstance(each, PartialFrame):
             todo += [each.payload, each.mask]
     return total
 

@@ -11,7 +11,7 @@ from websockets.frames import Opcode
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from pyrycode_relay.websocket.connection import unsent_bytes
+from pyrycode_relay.websocket.transports import unsent_bytes
 from tests.wire.harness import Binary, Client, Relay, WireTest, frame
 
 TRANSPORT = 65_536
@@ -380,23 +380,23 @@ class WriteStallTest(WireTest):
         claim does; and no longer."""
         binary, phone = self.relay.pair()
         side, other = self.relay.server_side(phone), self.relay.server_side(binary)
-        self.assertEqual((side._untaken, other._untaken), (None, None))
+        self.assertEqual((side._unacked, other._unacked), (None, None))
         phone.stop_reading()
         binary.forward(phone, text_of(70_000))
-        self.assertIsNotNone(side._untaken)
+        self.assertIsNotNone(side._unacked)
         phone.resume_reading()
         self.relay.advance(8)
-        self.assertIsNone(side._untaken)
+        self.assertIsNone(side._unacked)
         phone.answers = binary.answers = False
         self.relay.advance(34)
-        self.assertIsNotNone(side._untaken)
+        self.assertIsNotNone(side._unacked)
         phone.send(frame(10))
         binary.send(frame(10))
-        self.assertEqual((side._untaken, other._untaken), (None, None))
+        self.assertEqual((side._unacked, other._unacked), (None, None))
         newcomer = self.relay.binary()
-        self.assertIsNotNone(other._untaken)
+        self.assertIsNotNone(other._unacked)
         binary.send(frame(10))
-        self.assertIsNone(other._untaken)
+        self.assertIsNone(other._unacked)
         self.assertEqual(newcomer.closed, (4409, "server-id already claimed"))
 
     def test_one_of_them_looks_away(self) -> None:
@@ -410,12 +410,12 @@ class WriteStallTest(WireTest):
         phone.resume_reading()
         self.relay.advance(8)
         self.assertEqual((side._stall_watched, side._pinged), (False, True))
-        self.assertIsNotNone(side._untaken)
+        self.assertIsNotNone(side._unacked)
         phone.stop_reading()
         binary.forward(phone, text_of(1_000))
         phone.send(frame(10))
         self.assertEqual((side._stall_watched, side._pinged), (True, False))
-        self.assertIsNotNone(side._untaken)
+        self.assertIsNotNone(side._unacked)
 
     def test_drained_peer_has_no_deadline(self) -> None:
         """A peer that has taken everything is under no write deadline."""

@@ -1,0 +1,181 @@
+"""Twisted's transports below a connection: the only module that touches their private parts.
+
+A connection's transport is a TCP or UNIX transport, which owns the socket, or TLS above one.
+The one that owns the socket is called the *descriptor* here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from typing import Any, Final, Protocol, cast
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IProtocol, ISSLTransport
+from twisted.internet.posixbase import _DisconnectSelectableMixin
+from twisted.internet.tcp import Connection
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+_INT: Final = struct.Struct("i")
+
+
+class Transport(Protocol):
+    """What a connection needs of Twisted's TCP, UNIX and TLS transports."""
+
+    def write(self, data: bytes, /) -> None:
+        """Write, now or later."""
+
+    def loseConnection(self) -> None:
+        """Close when everything is written."""
+
+    def loseWriteConnection(self) -> None:
+        """Close the own direction when everything is written; TCP and UNIX only."""
+
+    def abortConnection(self) -> None:
+        """Close now."""
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+
+    def resumeProducing(self) -> None:
+        """Start reading."""
+
+    def registerProducer(self, producer: object, streaming: bool, /) -> None:
+        """Call ``producer`` when it has to pause and when it may write again."""
+
+    def unregisterProducer(self) -> None:
+        """Call no producer from now on."""
+
+
+class SelectableOwner(_DisconnectSelectableMixin):
+    """Something that polls descriptors, and reports to them that they are lost as a reactor does.
+
+    A subclass has ``removeReader`` and ``removeWriter``.
+    """
+
+    def disconnect(self, descriptor: Any, why: object, reading: bool) -> None:
+        """Report ``why`` a descriptor is lost; ``reading`` is whether a read found it out."""
+        self._disconnectSelectable(descriptor, why, reading)
+
+
+def descriptor_of(transport: Any) -> FileDescriptor | None:
+    """Return the descriptor at or below ``transport``, None if there is none."""
+    while transport is not None and not isinstance(transport, FileDescriptor):
+        transport = getattr(transport, "transport", None)
+    return transport
+
+
+def plain_descriptor(transport: Any) -> Connection | None:
+    """Return the descriptor if nothing transforms what is written to ``transport``."""
+    if isinstance(transport, ProtocolWrapper):
+        return None
+    return cast("Connection | None", descriptor_of(transport))
+
+
+def take_from_channel(transport: Any, protocol: object) -> None:
+    """Make ``protocol`` the protocol of a transport that an HTTP channel has used until now."""
+    # The channel is the transport's producer, and as long as it is, no other can be, and its
+    # buffers stay alive.
+    transport.unregisterProducer()
+    if isinstance(transport, ProtocolWrapper):
+        transport.wrappedProtocol = cast("IProtocol", protocol)  # TLS
+    else:
+        transport.protocol = protocol
+
+
+def move(descriptor: FileDescriptor, poller: Any) -> None:
+    """Have ``poller`` poll a descriptor in the reactor's place; reading starts when resumed."""
+    descriptor.stopReading()
+    descriptor.stopWriting()
+    descriptor.reactor = poller
+    if waiting_in(descriptor):
+        descriptor.startWriting()  # the end of a TLS handshake
+
+
+def prepare_socket(descriptor: FileDescriptor, send_buffer: int) -> None:
+    """Bound the kernel's queue to ``send_buffer`` bytes (0: do not), and switch Nagle off.
+
+    A connection gathers what it writes, so that nothing is gained by the kernel's waiting.
+    """
+    sock = getattr(descriptor, "socket", None)
+    if sock is None:
+        return
+    if send_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    with contextlib.suppress(OSError):  # UNIX sockets have no such option.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def waiting_in(descriptor: FileDescriptor) -> int:
+    """Return how many bytes a descriptor has still to pass to the kernel."""
+    return len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen
+
+
+def unsent_bytes(transport: Transport) -> int:
+    """Return how many bytes wait in user space for the kernel to take them."""
+    descriptor = descriptor_of(transport)
+    return 0 if descriptor is None else waiting_in(descriptor)
+
+
+def unacked_bytes(transport: Transport) -> int:
+    """Return how many bytes the peer has not acknowledged, in user space and in the kernel.
+
+    Twisted tells a producer only when everything has gone out, and the kernel asks for more only
+    when a good part of its buffer is free. Only this count shows that a slow peer reads.
+    """
+    descriptor = descriptor_of(transport)
+    sock = getattr(descriptor, "socket", None)
+    if descriptor is None or sock is None:
+        return 0
+    in_kernel = bytearray(_INT.size)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
+    return waiting_in(descriptor) + int(_INT.unpack(in_kernel)[0])
+
+
+def can_write_past(descriptor: Connection) -> bool:
+    """Whether a write to the socket itself keeps the order of what a descriptor writes.
+
+    It does while nothing waits in the descriptor, and while it has not been asked to close the
+    connection or its own direction, which it does once everything is written.
+    """
+    closing = descriptor.disconnecting or descriptor._writeDisconnecting
+    return bool(descriptor.connected and not closing and not waiting_in(descriptor))
+
+
+def write_tls(transport: TLSMemoryBIOProtocol, data: bytes) -> bool:
+    """Write over TLS, to the socket if it takes it; return whether some of it has to wait.
+
+    A TLS transport would gather small writes until the reactor's next turn. The connection has
+    gathered already, so that part of the transport is passed by.
+    """
+    TLSMemoryBIOProtocol.write(transport, data)
+    descriptor = descriptor_of(transport)
+    if descriptor is None or not waiting_in(descriptor):
+        return False
+    if not descriptor.disconnecting:
+        # The result is ignored: the poller finds an error again when it lets this write.
+        descriptor.doWrite()
+    return waiting_in(descriptor) > 0
+
+
+def half_close(transport: Transport) -> None:
+    """End the own direction, and let the peer close the connection.
+
+    A close at once, with input unread, would reset the connection, and a reset can overtake the
+    last bytes written.
+    """
+    if ISSLTransport.providedBy(transport) or not hasattr(transport, "loseWriteConnection"):
+        transport.loseConnection()  # TLS sends its close_notify and waits for the peer's.
+    else:
+        transport.loseWriteConnection()
+
+
+def has_ended_below(transport: Transport) -> bool:
+    """Whether a close of the descriptor waits for its producer, as one does when TLS has ended."""
+    descriptor = descriptor_of(transport)
+    return descriptor is not None and bool(descriptor.disconnecting)
