@@ -13,7 +13,6 @@ FIELDS: Final = frozenset(
     {
         "server_id",
         "conn_id",
-        "binary_conn_id",
         "device_name",
         "remote",
         "binary_version",
@@ -25,6 +24,12 @@ FIELDS: Final = frozenset(
         "bytes",
         "listen",
         "mode",
+        "capacity",
+        "binaries",
+        "phones",
+        "aborted",
+        "certificates",
+        "retry_in",
         "version",
         "reason",
     }
@@ -55,7 +60,7 @@ class Event(enum.Enum):
     STARTING = ("starting", Level.INFO, False)
     DRAINING = ("draining", Level.INFO, False)
     DRAINED = ("drained", Level.INFO, False)
-    METRICS_SERVED = ("metrics_served", Level.INFO, False)
+    ADMIN_LISTENING = ("admin_listening", Level.INFO, False)
     NVX_MISSING = ("nvx_missing", Level.WARN, False)
     TLS_RELOADED = ("tls_reloaded", Level.INFO, False)
     TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, False)

@@ -267,7 +267,7 @@ class RelayService(Service):
         self._be_ready()
         if self.status is not None and self.admin_port is not None:
             self.status.history.start()
-            self.saw(Event.METRICS_SERVED, listen=_address(self.admin_port))
+            self.saw(Event.ADMIN_LISTENING, listen=_address(self.admin_port))
         if not websocket.USES_NVX:
             self.saw(
                 Event.NVX_MISSING,
@@ -278,7 +278,7 @@ class RelayService(Service):
             Event.STARTING,
             version=__version__,
             mode=self.settings.limits.on_reclaim.value,
-            reason=str(self.admission.capacity),
+            capacity=str(self.admission.capacity),
             listen=", ".join(_address(port) for port in self.ports),
         )
         if self._issuance is not None:
@@ -341,7 +341,7 @@ class RelayService(Service):
         self.readiness = Readiness.DRAINING
         phones = list(self._connections(self._phones))
         binaries = list(self._connections(self._binaries))
-        self.saw(Event.DRAINING, version=__version__, reason=_counts(binaries, phones))
+        self.saw(Event.DRAINING, version=__version__, binaries=len(binaries), phones=len(phones))
         limits = self.settings.limits
         count = len(phones) + len(binaries)
         spread = min(limits.drain_timeout * _DRAIN_SHARE, count * DRAIN_PACE)
@@ -410,7 +410,7 @@ class RelayService(Service):
                 dismissal.cancel()
         self.exchange.registry.close()
         self._poller.stop()
-        self.saw(Event.DRAINED, version=__version__, reason=f"{self._aborted} had to be aborted")
+        self.saw(Event.DRAINED, version=__version__, aborted=self._aborted)
         return self._close_admin()
 
 
@@ -436,10 +436,6 @@ def _given_sources(settings: Settings) -> list[Source]:
 
 def _log_close_failure(failure: Failure) -> None:
     _bugs.failure("a listener did not close cleanly", failure)
-
-
-def _counts(binaries: Sequence[object], phones: Sequence[object]) -> str:
-    return f"{len(binaries)} binaries and {len(phones)} phones are told to go"
 
 
 def _cause(error: BaseException) -> str:

@@ -187,7 +187,7 @@ class Issuance:
         self._failures += 1
         wait = retry_in(self._failures, error.first, error.retry_after, self._random)
         self._observer.saw(
-            Event.ACME_FAILED, reason=error.reason, err=error.problem, duration=round(wait)
+            Event.ACME_FAILED, reason=error.reason, err=error.problem, retry_in=round(wait)
         )
         return wait
 

@@ -76,17 +76,21 @@ class EventLog:
         caller = limit_key(str(fields.get("remote")))
         if event.floods and not self._buckets.take((event, caller)):
             return
-        self._log.emit(
-            _TWISTED_LEVELS[event.level],
-            "{text}",
-            text=_text(event.label, fields),
-            relay_event=event.label,
-            relay_fields=fields,
-        )
+        self._log.emit(_TWISTED_LEVELS[event.level], "{line}", line=_Line(event.label, fields))
 
 
-def _text(label: str, fields: dict[str, object]) -> str:
-    return " ".join([label, *(f"{name}={_quoted(value)}" for name, value in fields.items())])
+class _Line:
+    """An event's name and fields; made text only for an observer that asks for text."""
+
+    __slots__ = ("fields", "label")
+
+    def __init__(self, label: str, fields: dict[str, object]) -> None:
+        self.label = label
+        self.fields = fields
+
+    def __str__(self) -> str:
+        named = (f"{name}={_quoted(value)}" for name, value in self.fields.items())
+        return " ".join([self.label, *named])
 
 
 def _quoted(value: object) -> str:
@@ -158,22 +162,21 @@ class Writer:
         time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
         # Errors that Twisted's older logging takes come with a text that quotes them.
         failure = event.get("log_failure") or event.get("failure")
-        if failure is not None and not namespace.startswith(_NAMESPACE):
-            text = "an error that nobody handled"
-        else:
-            text = formatEvent(event)
-        name = level.name.lower()
+        unhandled = failure is not None and not namespace.startswith(_NAMESPACE)
+        text = "an error that nobody handled" if unhandled else None
         if self._as_json:
-            event_fields = event.get("relay_fields", {"text": text})
-            line: dict[str, object] = {"time": time, "level": name}
-            line["event"] = event.get("relay_event", "message")
-            line.update(event_fields)
+            line: dict[str, object] = {"time": time, "level": level.name.lower()}
+            told = event.get("line")
+            if isinstance(told, _Line):
+                line |= {"event": told.label, **told.fields}
+            else:
+                line |= {"event": "message", "text": text or formatEvent(event)}
             if failure is not None:
                 line["traceback"] = _traceback(failure)
-            self._write(json.dumps(line, ensure_ascii=True))
+            self._write(json.dumps(line, ensure_ascii=True, default=str))
             return
-        text = text.replace("\n", " ")
-        self._write(f"{time} {name} {text}")
+        text = (text or formatEvent(event)).replace("\n", " ")
+        self._write(f"{time} {level.name.lower()} {text}")
         if failure is not None:
             self._write(_traceback(failure))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,11 +23,17 @@ KEPT: Final = 8
 MAX_REASON: Final = 200
 """Characters of a reason: the longest of our own; one of a CA's can be of any length."""
 
+_SENTENCES: Final = ("reason", "capacity", "certificates")
+_COUNTS: Final = ("binaries", "phones", "aborted")
+SHOWN: Final = frozenset({*_SENTENCES, *_COUNTS})
+"""The fields that the page shows: the first sentence there is, otherwise the counts. The relay
+itself writes them all; no peer does."""
+
 _KEY_BYTES: Final = 32
 _HASH_BYTES: Final = 4
 """Eight hex digits: enough to tell apart the few server-ids on a page."""
 
-_COMMON: Final = frozenset({Event.METRICS_SERVED, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
+_COMMON: Final = frozenset({Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
 """Events of a day on which nothing happens."""
 
 _GIVEN_UP: Final = close_codes.INTERNAL_ERROR.code
@@ -39,7 +45,7 @@ class Entry:
     """An event, or several of a kind that came one after the other.
 
     ``time`` is that of the last one, in seconds since 1970. ``server`` is the hash of a
-    server-id or empty, ``reason`` one of the relay's own literals or empty.
+    server-id or empty, ``reason`` the relay's own words or empty.
     """
 
     event: str
@@ -50,7 +56,7 @@ class Entry:
     count: int = 0
 
 
-class Notable:
+class RecentEvents:
     """The observer that keeps what is notable; ``wall`` gives the time since 1970."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
@@ -65,7 +71,7 @@ class Notable:
         if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _GIVEN_UP:
             return
         server = self._pseudonym(fields.get("server_id"))
-        reason = str(fields.get("reason", ""))[:MAX_REASON]
+        reason = _detail(fields)[:MAX_REASON]
         kind = self._kinds.setdefault(event, OrderedDict())
         entry = kind.pop((server, reason), None)
         if entry is None:
@@ -86,3 +92,11 @@ class Notable:
         """Yield what is kept, the latest first."""
         entries = [entry for kind in self._kinds.values() for entry in kind.values()]
         yield from sorted(entries, key=lambda entry: entry.time, reverse=True)
+
+
+def _detail(fields: Mapping[str, object]) -> str:
+    """Return what the page shows beside an event's name."""
+    for name in _SENTENCES:
+        if name in fields:
+            return str(fields[name])
+    return ", ".join(f"{fields[name]} {name}" for name in _COUNTS if name in fields)

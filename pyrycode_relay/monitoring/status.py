@@ -16,7 +16,7 @@ from pyrycode_relay.events import Event
 from pyrycode_relay.monitoring.exposition import Metrics, Watched
 from pyrycode_relay.monitoring.history import BEAT, BEATS, SAMPLES, SERIES, History
 from pyrycode_relay.monitoring.process_stats import descriptor_limit, resident_bytes
-from pyrycode_relay.monitoring.recent_events import Notable
+from pyrycode_relay.monitoring.recent_events import RecentEvents
 
 
 class Status:
@@ -28,14 +28,14 @@ class Status:
     def __init__(self, clock: IReactorTime, watched: Watched) -> None:
         self.metrics = Metrics(watched)
         self.history = History(clock, self.metrics.reading, self.metrics.lag)
-        self.notable = Notable(watched.wall)
+        self.recent = RecentEvents(watched.wall)
         self._watched = watched
         self._started = watched.wall()
 
     def saw(self, event: Event, **fields: object) -> None:
         """Hear of an event."""
         self.metrics.counters.saw(event, **fields)
-        self.notable.saw(event, **fields)
+        self.recent.saw(event, **fields)
 
     def document(self) -> dict[str, Any]:
         """Return the state."""
@@ -70,7 +70,7 @@ class Status:
                 "resident_bytes": resident_bytes(),
             },
             "certificate": self._certificate(),
-            "events": [asdict(entry) for entry in self.notable.entries()],
+            "events": [asdict(entry) for entry in self.recent.entries()],
             "history": {
                 "interval": BEAT * BEATS,
                 "length": SAMPLES,

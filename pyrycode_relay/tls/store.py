@@ -161,7 +161,7 @@ class Certificates:
         self._tell(each for each in problems if each not in told)
         if not problems:
             shown = "; ".join(sorted(map(str, self._loaded.values())))
-            self._observer.saw(Event.TLS_RELOADED, reason=shown or "no certificate yet")
+            self._observer.saw(Event.TLS_RELOADED, certificates=shown or "none yet")
         return not problems
 
     def _tell(self, problems: Iterable[str]) -> None:
@@ -286,7 +286,7 @@ class Certificates:
             life = certificate.not_after - certificate.not_before
             if certificate.not_after - now < min(_WARN_BEFORE, life * _WARN_SHARE):
                 self._observer.saw(
-                    Event.TLS_EXPIRES, reason=f"{certificate.pair.certificate}: {certificate}"
+                    Event.TLS_EXPIRES, certificates=f"{certificate.pair.certificate}: {certificate}"
                 )
 
     def _fingerprint(self) -> Fingerprint:

@@ -364,7 +364,7 @@ class ListenerTests(CommandLineTestCase):
         """Beyond this machine they are served only with leave, and then they are."""
         self.refused(self.twistd(self.listen, "--metrics-listen=0.0.0.0:0"), "--metrics-allow")
         relay = self.relay("--metrics-listen=0.0.0.0:0", "--metrics-allow-remote")
-        self.assertIn("metrics_served listen=0.0.0.0:", relay.log())
+        self.assertIn("admin_listening listen=0.0.0.0:", relay.log())
 
     def test_a_port_in_use(self) -> None:
         """It is one sentence with the reason; what was bound before can be bound again."""

@@ -317,7 +317,7 @@ class OpenFilesTests(SystemTestCase):
         self.assertRegex(limits, r"(?m)^Max open files +2000 +2000 ")
         self.assertRegex(
             relay.log(),
-            r' starting .*reason="room for 1558 connections, 155 of them kept for binaries; '
+            r' starting .*capacity="room for 1558 connections, 155 of them kept for binaries; '
             r'2000 files may be open"',
         )
 

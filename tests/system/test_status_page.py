@@ -49,7 +49,7 @@ return [...document.querySelectorAll(".plot")].every((plot) => {
 
 def metrics_port(relay: Relay) -> int:
     """Return where a relay serves the operator's side."""
-    found = re.search(r"metrics_served listen=127\.0\.0\.1:(\d+)", relay.log())
+    found = re.search(r"admin_listening listen=127\.0\.0\.1:(\d+)", relay.log())
     assert found is not None, relay.log()
     return int(found[1])
 
@@ -271,5 +271,5 @@ class MetricsTests(SystemTestCase):
     def test_off(self) -> None:
         """Nothing is served when the address is empty."""
         relay = self.relay("--metrics-listen=")
-        self.assertNotIn("metrics_served", relay.log())
+        self.assertNotIn("admin_listening", relay.log())
         self.assertEqual(len(eventually("it listens", relay.addresses)), 1)

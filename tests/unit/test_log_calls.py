@@ -12,8 +12,9 @@ from tests.unit.bench import Cases, cases
 from tests.unit.sources import MODULES, SOURCES, Source, within
 
 CONTRACT_FIELDS = (
-    "server_id conn_id binary_conn_id device_name remote binary_version close_code "
-    "err path duration frames bytes listen mode version reason"
+    "server_id conn_id device_name remote binary_version close_code "
+    "err path duration frames bytes listen mode version reason "
+    "capacity binaries phones aborted certificates retry_in"
 )
 """The closed list of the contract's section on logging."""
 

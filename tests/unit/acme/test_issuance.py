@@ -222,7 +222,7 @@ class FailureTests(IssuanceTestCase):
         failures = self.seen(Event.ACME_FAILED)
         self.assertEqual(failures[0]["reason"], "the CA has refused")
         self.assertEqual(failures[0]["err"], "urn:x")
-        self.assertTrue(REFUSED <= float(str(failures[0]["duration"])) <= 1.25 * REFUSED)
+        self.assertTrue(REFUSED <= float(str(failures[0]["retry_in"])) <= 1.25 * REFUSED)
         self.pass_by(HOUR, 1)
         self.assertEqual(self.issued, 1)
         self.assertNotEqual(self.cache.fullchain.read_bytes(), old)
@@ -259,7 +259,7 @@ class FailureTests(IssuanceTestCase):
         self.assertEqual(self.issued, 1)
         self.pass_by(61 * DAY, 60)
         self.assertEqual(self.issued, 2)
-        waits = [float(str(each["duration"])) for each in self.seen(Event.ACME_FAILED)]
+        waits = [float(str(each["retry_in"])) for each in self.seen(Event.ACME_FAILED)]
         self.assertLess(waits[-1], 1.3 * REFUSED)
 
     def test_a_certificate_that_is_due_at_once(self) -> None:

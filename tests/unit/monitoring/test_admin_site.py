@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Event
 from pyrycode_relay.monitoring.admin_site import is_local_host
-from pyrycode_relay.monitoring.recent_events import Notable
+from pyrycode_relay.monitoring.recent_events import RecentEvents
 from pyrycode_relay.service import RelayService
 from tests.unit.bench import Cases, cases, examples
 
@@ -91,10 +91,10 @@ class WordTests(Cases):
 
     def test_events(self) -> None:
         """Each event that can be kept as notable has its words."""
-        notable = Notable(lambda: 0.0)
+        recent = RecentEvents(lambda: 0.0)
         for event in Event:
-            notable.saw(event, close_code=1011)
-        self.assertEqual({entry.event for entry in notable.entries()} - self.known("EVENTS"), set())
+            recent.saw(event, close_code=1011)
+        self.assertEqual({entry.event for entry in recent.entries()} - self.known("EVENTS"), set())
         self.assertLessEqual(self.known("EVENTS"), {event.label for event in Event})
 
     def test_refusals(self) -> None:

@@ -58,6 +58,17 @@ class LineTests(LogCase):
             r"server_claimed server_id=home binary_version=1\.2\Z",
         )
 
+    def test_json_is_formatted_once(self) -> None:
+        """A JSON line is made from the fields alone: nobody asks for the text as well."""
+
+        def refuse(event: object) -> str:
+            raise AssertionError(event)
+
+        self.patch(event_log, "formatEvent", refuse)
+        self.event_log(as_json=True).saw(Event.SERVER_CLAIMED, server_id="home")
+        [line] = self.lines()
+        self.assertEqual(json.loads(line)["server_id"], "home")
+
     def test_json(self) -> None:
         """As JSON it is an object with time, level, event and the fields, numbers as numbers."""
         self.event_log(as_json=True).saw(
