@@ -140,8 +140,6 @@ _HEADLINES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 }
 """What the line of each step says, from what it found. These are all steps there are."""
 
-STEPS: Final = tuple(_HEADLINES)
-
 
 def _nothing(_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ()
