@@ -1,14 +1,16 @@
-"""The PROXY protocol: a header below everything else that says who is calling.
+"""The PROXY protocol, versions 1 and 2: load balancers announce the caller's address.
 
-Versions 1 and 2, for load balancers that pass on TCP. Source: HAProxy's ``proxy-protocol.txt``,
-whose section numbers stand beside the rules.
+The header comes before everything else on a connection, TLS included. Source: HAProxy's
+``proxy-protocol.txt``; its section numbers stand beside the rules.
 
-Twisted's own wrapper is not for the open internet: it has no time-out, breaks on a header that
-comes in small pieces, stays in the way for good, and stands above TLS in an endpoint string.
+Twisted's own wrapper does not suit the open internet. It has no time-out, fails on a header that
+arrives in small pieces, and stays between transport and protocol. In an endpoint string it stands
+above TLS.
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -36,7 +38,7 @@ _bugs = Logger()
 
 _V1: Final = b"PROXY "
 _V1_MAX: Final = 107
-"""Bytes of the longest version 1 header, its CR LF included (section 2.1)."""
+"""Bytes of the longest version 1 header, with its CR LF (section 2.1)."""
 _V1_UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
 _V1_PORTS: Final = rb"(0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
 _V1_TCP4: Final = re.compile(rb"PROXY TCP4 ([0-9.]+) ([0-9.]+) " + _V1_PORTS)
@@ -45,8 +47,11 @@ _V1_TCP6: Final = re.compile(rb"PROXY TCP6 ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) " +
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 """The first 12 bytes of a version 2 header (section 2.2)."""
 V2_MAX: Final = 4096
-"""Bytes of addresses and TLVs in a version 2 header. Addresses take 216 at most, and senders are
-to stay below 536; but there are some who put the client's certificate into a TLV."""
+"""Bytes of addresses and TLVs allowed in a version 2 header.
+
+Addresses take 216 at most. The specification asks senders to stay below 536, but some put the
+client's certificate into a TLV.
+"""
 
 _V2_HEAD: Final = Struct("!12sBBH")
 _LOCAL, _PROXY = 0x20, 0x21
@@ -55,43 +60,63 @@ _TCP4: Final = (0x11, Struct("!4s4sHH"))
 _TCP6: Final = (0x21, Struct("!16s16sHH"))
 _UNIX: Final = (0x31, Struct("!108s108s"))
 _V2_ADDRESSES: Final = dict((_TCP4, _TCP6, _UNIX))
-"""The families a stream may have, with what stands before the TLVs."""
+"""The address families of streams, with the layout of their addresses."""
+
+
+class Refusal(enum.Enum):
+    """Why a connection is dropped; the value is the text in the log."""
+
+    UNTRUSTED = "not a trusted proxy"
+    CROWDED_OUT = "oldest of too many connections without a PROXY header"
+    LATE = "PROXY header not complete in time"
+    ABSENT = "no PROXY header"
+    ENDLESS = "PROXY header without an end"
+    TOO_LONG = "PROXY header too long"
+    MALFORMED = "malformed PROXY header"
+    UNKNOWN_VERSION = "PROXY header of an unknown version or command"
+    NOT_A_STREAM = "PROXY header for a non-stream"
 
 
 class HeaderError(ValueError):
-    """What is no PROXY header that we take; the text is a literal without any of its bytes."""
+    """The data is not an acceptable PROXY header."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A PROXY header: its ``size`` in bytes, and the ``source`` that it announces.
-
-    The source is a host and a port, with `addresses.UNIX` as the host where the proxy was called
-    over a UNIX socket. None is nobody: the proxy speaks for itself, to see whether we are there.
-    """
+    """A PROXY header."""
 
     size: int
+    """Its length in bytes."""
     source: tuple[str, int] | None
+    """The caller's host and port.
+
+    The host is `addresses.UNIX` if the proxy was called over a UNIX socket. The source is None if
+    the proxy connects on its own behalf, as for a health check.
+    """
 
 
 def parse(data: bytes | bytearray) -> Header | None:
-    """Return the header that ``data`` begins with, or None while more of it has to come.
+    """Return the header at the start of ``data``, or None if it is not complete.
 
-    Raises `HeaderError` as soon as it cannot become one.
+    Raises `HeaderError` as soon as no further byte can make it a header.
     """
     start = bytes(data[: len(SIGNATURE)])
     if start.startswith(_V1) or _V1.startswith(start):
         return _parse_v1(data)
     if SIGNATURE.startswith(start):
         return _parse_v2(data)
-    raise HeaderError("no PROXY header")
+    raise HeaderError(Refusal.ABSENT)
 
 
 def _parse_v1(data: bytes | bytearray) -> Header | None:
     end = data.find(b"\r\n", 0, _V1_MAX)
     if end < 0:
         if len(data) >= _V1_MAX:
-            raise HeaderError("a PROXY header without an end")
+            raise HeaderError(Refusal.ENDLESS)
         return None
     line = bytes(data[:end])
     if _V1_UNKNOWN.fullmatch(line):
@@ -99,15 +124,15 @@ def _parse_v1(data: bytes | bytearray) -> Header | None:
     tcp4, tcp6 = _V1_TCP4.fullmatch(line), _V1_TCP6.fullmatch(line)
     match = tcp4 or tcp6
     if match is None:
-        raise HeaderError("a malformed PROXY header")
+        raise HeaderError(Refusal.MALFORMED)
     kind = IPv4Address if tcp4 else IPv6Address
     try:
         host, _ = (kind(match[number].decode()) for number in (1, 2))
     except ValueError:
-        raise HeaderError("a malformed PROXY header") from None
+        raise HeaderError(Refusal.MALFORMED) from None
     ports = int(match[3]), int(match[4])
     if max(ports) > 0xFFFF:
-        raise HeaderError("a malformed PROXY header")
+        raise HeaderError(Refusal.MALFORMED)
     return Header(end + 2, (addresses.canonical(str(host)), ports[0]))
 
 
@@ -116,19 +141,19 @@ def _parse_v2(data: bytes | bytearray) -> Header | None:
         return None
     _, command, family, length = _V2_HEAD.unpack_from(data)
     if command not in {_LOCAL, _PROXY}:
-        raise HeaderError("a PROXY header of another version")
+        raise HeaderError(Refusal.UNKNOWN_VERSION)
     if length > V2_MAX:
-        raise HeaderError("a PROXY header that is too long")
-    # Of LOCAL all the rest is to be ignored; nothing else counts that is no TCP or UNIX stream.
-    nobody = command == _LOCAL or family == _UNSPECIFIED
-    if not nobody and family not in _V2_ADDRESSES:
-        raise HeaderError("a PROXY header for something else than a stream")
-    if not nobody and length < _V2_ADDRESSES[family].size:
-        raise HeaderError("a malformed PROXY header")
+        raise HeaderError(Refusal.TOO_LONG)
+    # The rest of a LOCAL header is ignored (section 2.2), whatever its family.
+    own_behalf = command == _LOCAL or family == _UNSPECIFIED
+    if not own_behalf and family not in _V2_ADDRESSES:
+        raise HeaderError(Refusal.NOT_A_STREAM)
+    if not own_behalf and length < _V2_ADDRESSES[family].size:
+        raise HeaderError(Refusal.MALFORMED)
     size = _V2_HEAD.size + length
     if len(data) < size:
         return None
-    if nobody:
+    if own_behalf:
         return Header(size, None)
     if family == _UNIX[0]:
         return Header(size, (addresses.UNIX, 0))
@@ -138,14 +163,21 @@ def _parse_v2(data: bytes | bytearray) -> Header | None:
 
 
 class ProxyFactory(Factory):
-    """Wraps ``served``, which makes what serves a connection behind its PROXY header.
+    """Wraps ``served``, the factory that serves a connection after its PROXY header.
 
-    A connection must begin with the header, have it complete within ``header_timeout`` seconds,
-    and come from a ``trusted`` source. A health check is closed within ``close_timeout`` seconds.
-    Of more than ``max_waiting`` without a header one that waits is dropped for each that comes.
+    The transport's ``getPeer`` then returns the caller that the header announces. TLS, if any, is
+    part of ``served``.
 
-    For what serves the connection, ``getPeer`` of the transport is who the header says is
-    calling. TLS, where there is any, is part of ``served``.
+    Args:
+        served: Serves the connections.
+        clock: Runs the time-outs.
+        observer: Receives events.
+        limits: A header must be complete within its ``header_timeout``. A proxy's health check
+            is aborted after its ``close_timeout``.
+        max_waiting: Connections that may wait for their header; beyond, one is dropped for each
+            newcomer.
+        trusted: The proxies; connections from other sources are closed.
+
     """
 
     noisy = False
@@ -164,37 +196,37 @@ class ProxyFactory(Factory):
         self.clock = clock
         self.limits = limits
         self.waiting = WaitingRoom[HeaderReader](max_waiting)
-        """Connections that are not served yet, or not at all."""
+        """Connections whose header is not complete, and health checks."""
         self._trusted = trusted
         self._observer = observer
 
     def startFactory(self) -> None:
-        """Begin to listen, and have what is wrapped do so."""
+        """Start the wrapped factory."""
         self.served.doStart()
 
     def stopFactory(self) -> None:
-        """Listen no more, and drop who has not said yet who is calling."""
+        """Stop the wrapped factory, and abort connections without a header."""
         self.served.doStop()
         for reader in [*self.waiting]:
             reader.abort()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """Make a connection's reader; anybody's but a trusted source's is closed at once."""
+        """Make a connection's reader; None, which closes the connection, for untrusted sources."""
         peer = addresses.remote_address(addr)
         if peer in self._trusted:
             return HeaderReader(self, peer)
-        self.refused(peer, "not a trusted proxy")
+        self.note(peer, Refusal.UNTRUSTED)
         return None
 
-    def refused(self, peer: str, reason: str) -> None:
-        """Tell of a connection that was dropped."""
-        self._observer.saw(Event.PROXY_REFUSED, remote=peer, reason=reason)
+    def note(self, peer: str, refusal: Refusal) -> None:
+        """Report a dropped connection."""
+        self._observer.saw(Event.PROXY_REFUSED, remote=peer, reason=refusal.value)
 
 
 class HeaderReader(Protocol):
-    """One connection until its header has been read; then it gets out of the way.
+    """Reads one connection's header, then hands its transport over and is gone.
 
-    What serves the connection then stands on the transport itself, as it would without us.
+    The serving protocol is then attached to the transport itself, as it is without a proxy.
     """
 
     factory: ProxyFactory
@@ -208,29 +240,28 @@ class HeaderReader(Protocol):
         self._timer: IDelayedCall
 
     def connectionMade(self) -> None:
-        """Begin to wait for the header."""
-        self._timer = self.factory.clock.callLater(
-            self.factory.limits.header_timeout, self.refuse, "no complete PROXY header in time"
-        )
-        dropped = self.factory.waiting.enter(self, self._peer)
-        if dropped is not None:
-            dropped.refuse("waited longest among too many without a header")
+        """Start the header timeout and enter the waiting room."""
+        timeout = self.factory.limits.header_timeout
+        self._timer = self.factory.clock.callLater(timeout, self.refuse, Refusal.LATE)
+        displaced = self.factory.waiting.enter(self, self._peer)
+        if displaced is not None:
+            displaced.refuse(Refusal.CROWDED_OUT)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take some of the header, and perhaps of what follows it."""
+        """Take a part of the header, and bytes that may follow it."""
         if self._done:
             return
         self._data += data
         try:
             header = parse(self._data)
         except HeaderError as error:
-            self.refuse(str(error))
+            self.refuse(error.refusal)
             return
         if header is None:
             return
         self._done = True
         if header.source is None:
-            self._part()
+            self._close_politely()
         else:
             self._hand_over(header.source, bytes(self._data[header.size :]))
 
@@ -238,7 +269,7 @@ class HeaderReader(Protocol):
         self._leave()
         transport, self.transport = self.transport, None
         announced = _announced(source)
-        # All that anybody may ask for the peer stands above this transport, and asks it.
+        # Every layer above, TLS included, asks the transport for its peer.
         transport.getPeer = lambda: announced
         try:
             served = self.factory.served.buildProtocol(announced)
@@ -253,25 +284,25 @@ class HeaderReader(Protocol):
             _bugs.failure("a bug costs this connection")
             transport.abortConnection()
 
-    def _part(self) -> None:
-        """Close politely: a health check that is reset may take it for a failure."""
+    def _close_politely(self) -> None:
+        """Close without a reset: a proxy may count a reset health check as failed."""
         self._timer.cancel()
         self._timer = self.factory.clock.callLater(self.factory.limits.close_timeout, self.abort)
         self.transport.loseWriteConnection()
 
-    def refuse(self, reason: str) -> None:
-        """End the connection, and tell why."""
-        self.factory.refused(self._peer, reason)
+    def refuse(self, refusal: Refusal) -> None:
+        """Report why the connection is dropped, and abort it."""
+        self.factory.note(self._peer, refusal)
         self.abort()
 
     def abort(self) -> None:
-        """End the connection; nothing has been written to it."""
+        """Abort the connection, to which nothing was written."""
         self._done = True
         self._leave()
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002
-        """End."""
+        """Stop waiting."""
         self._leave()
 
     def _leave(self) -> None:

@@ -257,12 +257,14 @@ class HeaderTests(ProxiesTestCase):
             HEALTHZ: "no PROXY header",
             client_hello.read(): "no PROXY header",
             b"\0": "no PROXY header",
-            b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n" * 5: "a PROXY header without an end",
-            b"PROXY " + b"x" * 5000: "a PROXY header without an end",
-            b"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n": "a malformed PROXY header",
-            V2[:14] + b"\xff\xff" + bytes(70_000): "a PROXY header that is too long",
-            SIGNATURE + b"\x11\x11\0\x0c": "a PROXY header of another version",
-            SIGNATURE + b"\x21\x12\0\x0c" + bytes(12): "a PROXY header for something else",
+            b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n" * 5: "PROXY header without an end",
+            b"PROXY " + b"x" * 5000: "PROXY header without an end",
+            b"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n": "malformed PROXY header",
+            V2[:14] + b"\xff\xff" + bytes(70_000): "PROXY header too long",
+            SIGNATURE + b"\x11\x11\0\x0c": "PROXY header of an unknown version or command",
+            SIGNATURE
+            + b"\x21\x12\0\x0c"
+            + bytes(12): "PROXY header for something other than a stream",
         }
         for data, reason in reasons.items():
             for sock in self.sockets(relay):
@@ -291,7 +293,7 @@ class HeaderTests(ProxiesTestCase):
                     sock.sendall(bytes([byte]))
                     with contextlib.suppress(TimeoutError):
                         self.fail(f"answered {sock.recv(1)!r}")
-        self.assertIn('reason="no complete PROXY header in time"', relay.log())
+        self.assertIn('reason="PROXY header not complete in time"', relay.log())
 
     def test_behind_the_header(self) -> None:
         """A second header, HTTP in place of TLS and garbage are no way round anything."""

@@ -1,4 +1,4 @@
-"""Behind proxies: who is calling, by a PROXY header below HTTP or by a header of the request."""
+"""Behind proxies: the caller's address, from a PROXY header or from a header of the request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PHONE = upgrade_request(b"/v1/client", phone_headers())
 
 
 class ProxyProtocolTest(WireTest):
-    """A listener that wants PROXY headers, from the network 10.0.0.0/8."""
+    """A listener that requires PROXY headers, from the network 10.0.0.0/8."""
 
     settings: ClassVar[dict[str, Any]] = {
         "proxy_protocol": True,
@@ -45,14 +45,14 @@ class ProxyProtocolTest(WireTest):
     }
 
     def dial(self, *data: bytes, host: str = LB) -> Peer:
-        """Connect from a proxy and send these bytes, each by itself."""
+        """Connect from a proxy and send these pieces one by one."""
         peer = self.relay.tcp(host)
         for each in data:
             peer.send(each)
         return peer
 
     def refused(self, peer: Peer, reason: str) -> None:
-        """See that a connection was dropped without a byte, and why, in one line."""
+        """Check that a connection was dropped without a byte, with one event and this reason."""
         self.assertTrue(peer.gone)
         self.assertEqual(peer.received, b"")
         [fields] = self.relay.seen.of(Event.PROXY_REFUSED)
@@ -61,11 +61,11 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual([*self.relay.service.site.channels], [])
 
     def claimed(self) -> list[object]:
-        """Return the addresses of those who claimed a server-id."""
+        """Return the addresses of the binaries that claimed a server-id."""
         return [fields["remote"] for fields in self.relay.seen.of(Event.SERVER_CLAIMED)]
 
     def test_header_and_request_at_once(self) -> None:
-        """What comes in one packet with the header is served, for the caller it announces."""
+        """A request in one packet with the header is served, for the announced caller."""
         for header in (V1, V2):
             self.relay.seen.clear()
             peer = self.dial(header + BINARY)
@@ -75,13 +75,13 @@ class ProxyProtocolTest(WireTest):
             self.relay.advance(31)
 
     def test_byte_by_byte(self) -> None:
-        """Header and request may come in any pieces."""
+        """Header and request may arrive in any pieces."""
         for header in (V1, V2):
             peer = self.dial(*(bytes([byte]) for byte in header + HEALTHZ))
             self.assertEqual(peer.answer.status, 200)
 
     def test_frames_behind_it(self) -> None:
-        """Header, request and frames in one packet reach where they belong, in order."""
+        """Header, request and frames in one packet all take effect, in order."""
         binary = self.dial(V1 + BINARY)
         frames = b"".join(frame(1, b'{"n":%d}' % number) for number in range(3))
         phone = self.dial(V2 + PHONE + frames)
@@ -92,7 +92,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(registered["remote"], CALLER)
 
     def test_out_of_the_way(self) -> None:
-        """Once the header is read, the channel stands on the transport as without a proxy."""
+        """After the header the channel is attached to the transport, as without a proxy."""
         self.dial(V1)
         [channel] = self.relay.service.site.channels
         self.assertIs(channel.transport.protocol, channel)
@@ -100,7 +100,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(channel.transport.client[0], LB)
 
     def test_upgraded(self) -> None:
-        """A WebSocket behind the header is one as any other: it pings, and times out."""
+        """A WebSocket behind the header is like any other: it pings, and times out."""
         peer = self.relay.tcp(LB)
         peer.send(V2)
         client = Client(self.relay, LB, "/v1/server")
@@ -114,12 +114,12 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(client.closed, (1011, "heartbeat timeout"))
 
     def test_untrusted(self) -> None:
-        """From elsewhere not even the right header is looked at."""
+        """A connection from an untrusted source is closed unread."""
         self.refused(self.dial(V1 + BINARY, host="192.0.2.7"), "not a trusted proxy")
         self.assertEqual(self.relay.reactor.getDelayedCalls(), [])
 
     def test_no_header(self) -> None:
-        """A trusted source that speaks HTTP or TLS at once is dropped."""
+        """A trusted source that starts with HTTP or TLS is dropped."""
         for data in (BINARY, HEALTHZ, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"):
             self.relay.seen.clear()
             self.refused(self.dial(data), "no PROXY header")
@@ -132,16 +132,16 @@ class ProxyProtocolTest(WireTest):
             self.relay.advance(4.9)
             self.assertFalse(peer.gone)
             self.relay.advance(0.2)
-            self.refused(peer, "no complete PROXY header in time")
+            self.refused(peer, "PROXY header not complete in time")
         self.relay.seen.clear()
         peer = self.dial()
         for byte in V1[:10]:
             peer.send(bytes([byte]))
             self.relay.advance(0.6)
-        self.refused(peer, "no complete PROXY header in time")
+        self.refused(peer, "PROXY header not complete in time")
 
     def test_request_has_its_own_time(self) -> None:
-        """Behind the header a request has as long as anywhere else."""
+        """The header timeout of the request starts after the PROXY header."""
         peer = self.dial(V1)
         self.relay.advance(4.9)
         self.assertFalse(peer.gone)
@@ -150,26 +150,26 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(peer.received, b"")
 
     def test_bounded(self) -> None:
-        """Too long a header is refused when its length is known, not when it has come."""
+        """A header that is too long is refused as soon as its length is known."""
         self.refused(
             self.dial(SIGNATURE + b"\x21\x11\xff\xff" + bytes(9000)),
-            "a PROXY header that is too long",
+            "PROXY header too long",
         )
         self.relay.seen.clear()
-        self.refused(self.dial(b"PROXY UNKNOWN" + b" " * 95), "a PROXY header without an end")
+        self.refused(self.dial(b"PROXY UNKNOWN" + b" " * 95), "PROXY header without an end")
 
     def test_too_many(self) -> None:
-        """Of too many that send no header the oldest goes, and the others are served."""
+        """When too many connections send no header the oldest is dropped; the others are served."""
         most = self.relay.service.admission.capacity.waiting
         peers = [self.dial() for _ in range(most + 1)]
-        self.refused(peers[0], "waited longest among too many without a header")
+        self.refused(peers[0], "oldest of too many connections without a PROXY header")
         for peer in peers[1:]:
             self.assertFalse(peer.gone)
             peer.send(V1 + HEALTHZ)
             self.assertEqual(peer.answer.status, 200)
 
     def test_second_header(self) -> None:
-        """A second header is no header any more, but a bad request."""
+        """A second header is a bad request."""
         for second in (V1, V2, LOCAL):
             peer = self.dial(V1 + second + BINARY)
             self.assertEqual(peer.answer.status, 400)
@@ -177,7 +177,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.claimed(), [])
 
     def test_health_checks(self) -> None:
-        """A proxy that speaks for itself is closed politely, whatever follows."""
+        """A proxy's health check is closed without a reset, whatever follows."""
         for header in (LOCAL, b"PROXY UNKNOWN\r\n", SIGNATURE + b"\x21\0\0\0"):
             for more in (b"", BINARY, V1 + BINARY):
                 peer = self.dial(header + more)
@@ -192,7 +192,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.relay.reactor.getDelayedCalls(), [])
 
     def test_health_check_that_stays(self) -> None:
-        """One that does not go by itself is gone at the close time-out."""
+        """A health check that stays is aborted at the close timeout."""
         peer = self.dial(LOCAL)
         self.relay.advance(4.9)
         self.assertFalse(peer.gone)
@@ -201,7 +201,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.relay.seen.events, [])
 
     def test_gone_before_the_header(self) -> None:
-        """One who hangs up or vanishes meanwhile leaves nothing behind, and no line."""
+        """A peer that leaves before its header is complete leaves no timer and no event."""
         self.dial(V1[:20]).finish()
         self.dial(V2[:20]).reset()
         self.dial().finish()
@@ -210,7 +210,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.relay.seen.events, [])
 
     def test_announced_family(self) -> None:
-        """IPv6 callers come out as such, mapped ones as IPv4, UNIX ones as that."""
+        """IPv6, v4-mapped and UNIX callers are reported as IPv6, IPv4 and ``unix``."""
         six = struct.pack("!BBH", 0x21, 0x21, 36) + b"\x20\1\r\xb8" + bytes(32)
         mapped = struct.pack("!BBH", 0x21, 0x21, 36) + bytes(10) + b"\xff\xff\1\2\3\4" + bytes(20)
         unix = struct.pack("!BBH", 0x21, 0x31, 216) + bytes(216)
@@ -221,7 +221,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.claimed(), [*expected.values()])
 
     def test_proxies_before_the_proxy(self) -> None:
-        """Whom the header announces may be a trusted proxy, whose request says more."""
+        """If the header announces a trusted proxy, a header of the request names the caller."""
         inner = V1.replace(CALLER.encode(), b"10.7.7.7")
         said = (b"X-Forwarded-For", b"198.51.100.3")
         request = upgrade_request(b"/v1/server", [*binary_headers("a"), said])
@@ -230,7 +230,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.claimed(), ["198.51.100.3", CALLER])
 
     def test_drain(self) -> None:
-        """Nobody waits for a header when the listener is closed."""
+        """Connections that wait for their header are aborted when the listener closes."""
         listener = self.relay.reactor.tcpServers[0][1]
         listener.doStart()  # Twisted's memory reactor calls neither.
         waiting, checked = self.dial(V1[:20]), self.dial(LOCAL)
@@ -241,7 +241,7 @@ class ProxyProtocolTest(WireTest):
         self.assertEqual(self.relay.seen.of(Event.PROXY_REFUSED), [])
 
     def test_bug(self) -> None:
-        """An error where the connection is handed over costs it alone, and leaves a traceback."""
+        """A bug in the hand-over costs one connection and is logged with its traceback."""
         site = self.relay.service.site
         self.patch(type(site), "buildProtocol", lambda *_: 1 / 0)
         peer = self.dial(V1 + BINARY)
@@ -251,7 +251,7 @@ class ProxyProtocolTest(WireTest):
     @examples(60)
     @given(st.lists(st.integers(0, len(V2 + BINARY)), max_size=6), st.booleans())
     def test_any_split(self, cuts: list[int], old: bool) -> None:
-        """However header and request are cut into packets, the outcome is the same."""
+        """The outcome does not depend on how header and request are cut into packets."""
         data = (V1 if old else V2) + BINARY
         places = [0, *sorted(cuts), len(data)]
         relay = Relay(self.settings).start()
@@ -266,7 +266,7 @@ class ProxyProtocolTest(WireTest):
     @examples(150)
     @given(st.binary(max_size=200) | st.builds(lambda tail: SIGNATURE + tail, st.binary()))
     def test_any_bytes(self, data: bytes) -> None:
-        """Any bytes at all cost the connection that sent them, within the time-outs."""
+        """Arbitrary bytes cost their own connection, within the time-outs."""
         relay = Relay(self.settings).start()
         peer = relay.request(data, LB)
         relay.advance(11)
@@ -276,12 +276,12 @@ class ProxyProtocolTest(WireTest):
 
 
 class ForwardedTest(WireTest):
-    """A listener without PROXY headers, called by proxies of the network 10.0.0.0/8."""
+    """A listener without PROXY headers, behind proxies of the network 10.0.0.0/8."""
 
     settings: ClassVar[dict[str, Any]] = {"trusted_proxy": (source("10.0.0.0/8"),)}
 
     def remote(self, *headers: tuple[bytes, bytes], host: str = LB) -> object:
-        """Return who claimed, by the log, with these headers."""
+        """Return the logged address of a claim with these headers."""
         self.relay.seen.clear()
         peer = self.relay.request(
             upgrade_request(b"/v1/server", [*binary_headers(), *headers]), host
@@ -292,7 +292,7 @@ class ForwardedTest(WireTest):
         return fields["remote"]
 
     def test_from_a_proxy(self) -> None:
-        """A trusted proxy's header says who is calling: its last hop that is not trusted."""
+        """The caller is the last hop in a trusted proxy's header that is not trusted."""
         self.assertEqual(self.remote(), LB)
         self.assertEqual(self.remote((b"X-Forwarded-For", CALLER.encode())), CALLER)
         self.assertEqual(self.remote((b"x-forwarded-for", b"9.9.9.9, 203.0.113.9")), CALLER)
@@ -307,17 +307,17 @@ class ForwardedTest(WireTest):
         self.assertEqual(self.remote((b"Forwarded", b'for="[2001:db8::9]:1";by=_a')), "2001:db8::9")
 
     def test_from_elsewhere(self) -> None:
-        """Anybody else's says nothing."""
+        """The header counts from trusted proxies only."""
         for name, value in ((b"X-Forwarded-For", b"9.9.9.9"), (b"Forwarded", b"for=9.9.9.9")):
             self.assertEqual(self.remote((name, value), host=CALLER), CALLER)
 
     def test_malformed(self) -> None:
-        """A malformed chain leaves it at the proxy, and costs nothing else."""
+        """After a malformed chain the proxy counts as the caller."""
         for value in (b"nonsense", b"unknown", b"1.2.3.4.5", b"\xff", b"for=1.2.3.4"):
             self.assertEqual(self.remote((b"X-Forwarded-For", value)), LB)
             self.assertEqual(self.remote((b"Forwarded", value + b"=")), LB)
 
     def test_on_every_path(self) -> None:
-        """The headers are no reason to refuse anything."""
+        """A malformed header refuses no request on the other paths."""
         request = HEALTHZ.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: ,,\r\n\r\n")
         self.assertEqual(self.relay.request(request, LB).answer.status, 200)

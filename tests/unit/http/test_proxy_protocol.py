@@ -1,4 +1,4 @@
-"""PROXY headers: what is one, what is none, and how soon that is known."""
+"""PROXY headers: which bytes are one, which are not, and how soon the parser knows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrycode_relay.addresses import UNIX, canonical
-from pyrycode_relay.http.proxy_protocol import SIGNATURE, V2_MAX, Header, HeaderError, parse
+from pyrycode_relay.http.proxy_protocol import (
+    SIGNATURE,
+    V2_MAX,
+    Header,
+    HeaderError,
+    Refusal,
+    parse,
+)
 from tests.unit.bench import Cases, cases, examples
 
 TCP4, UDP4, TCP6, UDP6, STREAM, DATAGRAM = 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
@@ -20,7 +27,7 @@ V1_LONGEST = b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535".ljust(
 
 
 def v2(command: int, family: int, payload: bytes, length: int | None = None) -> bytes:
-    """Return a version 2 header; ``length`` is what it says of its payload."""
+    """Return a version 2 header; ``length`` overrides the announced size of the payload."""
     size = len(payload) if length is None else length
     return SIGNATURE + struct.pack("!BBH", command, family, size) + payload
 
@@ -65,53 +72,53 @@ GOOD: dict[str, tuple[bytes, tuple[str, int] | None]] = {
     "v2_local_with_anything": (v2(LOCAL, 0xFF, b"x"), None),
 }
 
-BAD: dict[str, tuple[bytes, str]] = {
-    "http": (b"GET / HTTP/1.1\r\n\r\n", "no PROXY header"),
-    "tls": (b"\x16\x03\x01\x02\x00\x01", "no PROXY header"),
-    "zeros": (b"\0", "no PROXY header"),
-    "lower_case": (b"proxy TCP4 1.2.3.4 1.2.3.4 1 2\r\n", "no PROXY header"),
-    "post": (b"PO", "no PROXY header"),
-    "pri": (b"PRI * HTTP/2.0\r\n", "no PROXY header"),
-    "space_before": (b" PROXY UNKNOWN\r\n", "no PROXY header"),
-    "signature_cut_short": (b"\r\n\r\n\0\r\nQUIT\r", "no PROXY header"),
-    "v1_no_end": (b"PROXY TCP4 " + b"1" * 96, "without an end"),
-    "v1_too_long": (b"PROXY UNKNOWN".ljust(106, b" ") + b"\r\n", "without an end"),
-    "v1_only_lf": (b"PROXY UNKNOWN\n" * 9, "without an end"),
-    "v1_nothing": (b"PROXY \r\n", "malformed"),
-    "v1_family": (b"PROXY TCP5 1.2.3.4 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_udp": (b"PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_unknown_word": (b"PROXY UNKNOWNS\r\n", "malformed"),
-    "v1_mixed": (b"PROXY TCP4 ::1 ::1 1 2\r\n", "malformed"),
-    "v1_mixed_the_other_way": (b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_no_address": (b"PROXY TCP4 1.2.3 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_no_address_of_ours": (b"PROXY TCP4 1.2.3.4 1.2.3.400 1 2\r\n", "malformed"),
-    "v1_zone": (b"PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n", "malformed"),
-    "v1_name": (b"PROXY TCP4 localhost 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_no_ports": (b"PROXY TCP4 1.2.3.4 1.2.3.4\r\n", "malformed"),
-    "v1_one_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n", "malformed"),
-    "v1_three_ports": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", "malformed"),
-    "v1_high_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 65536 2\r\n", "malformed"),
-    "v1_high_port_of_ours": (b"PROXY TCP4 1.2.3.4 1.2.3.4 2 65536\r\n", "malformed"),
-    "v1_negative_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n", "malformed"),
-    "v1_octal_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n", "malformed"),
-    "v1_two_spaces": (b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_tab": (b"PROXY TCP4\t1.2.3.4 1.2.3.4 1 2\r\n", "malformed"),
-    "v1_space_behind": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", "malformed"),
-    "v1_lf_inside": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n\r\n", "malformed"),
-    "v2_version_1": (SIGNATURE + b"\x11\x11\x00\x0c", "another version"),
-    "v2_version_3": (SIGNATURE + b"\x31\x11\x00\x0c", "another version"),
-    "v2_command": (SIGNATURE + b"\x22\x11\x00\x0c", "another version"),
-    "v2_too_long": (v2(PROXY, TCP4, b"", V2_MAX + 1), "too long"),
-    "v2_longest_of_all": (v2(PROXY, TCP4, b"", 0xFFFF), "too long"),
-    "v2_local_too_long": (v2(LOCAL, 0, b"", 0xFFFF), "too long"),
-    "v2_udp4": (v2(PROXY, UDP4, tcp4("1.2.3.4", 5)), "something else than a stream"),
-    "v2_udp6": (v2(PROXY, UDP6, tcp6("::1", 5)), "something else than a stream"),
-    "v2_datagrams": (v2(PROXY, DATAGRAM, bytes(216)), "something else than a stream"),
-    "v2_no_such_family": (v2(PROXY, 0x41, bytes(216)), "something else than a stream"),
-    "v2_no_transport": (v2(PROXY, 0x10, tcp4("1.2.3.4", 5)), "something else than a stream"),
-    "v2_short_tcp4": (v2(PROXY, TCP4, b"", 11), "malformed"),
-    "v2_short_tcp6": (v2(PROXY, TCP6, b"", 35), "malformed"),
-    "v2_short_unix": (v2(PROXY, STREAM, b"", 215), "malformed"),
+BAD: dict[str, tuple[bytes, Refusal]] = {
+    "http": (b"GET / HTTP/1.1\r\n\r\n", Refusal.ABSENT),
+    "tls": (b"\x16\x03\x01\x02\x00\x01", Refusal.ABSENT),
+    "zeros": (b"\0", Refusal.ABSENT),
+    "lower_case": (b"proxy TCP4 1.2.3.4 1.2.3.4 1 2\r\n", Refusal.ABSENT),
+    "post": (b"PO", Refusal.ABSENT),
+    "pri": (b"PRI * HTTP/2.0\r\n", Refusal.ABSENT),
+    "space_before": (b" PROXY UNKNOWN\r\n", Refusal.ABSENT),
+    "signature_cut_short": (b"\r\n\r\n\0\r\nQUIT\r", Refusal.ABSENT),
+    "v1_no_end": (b"PROXY TCP4 " + b"1" * 96, Refusal.ENDLESS),
+    "v1_too_long": (b"PROXY UNKNOWN".ljust(106, b" ") + b"\r\n", Refusal.ENDLESS),
+    "v1_only_lf": (b"PROXY UNKNOWN\n" * 9, Refusal.ENDLESS),
+    "v1_nothing": (b"PROXY \r\n", Refusal.MALFORMED),
+    "v1_family": (b"PROXY TCP5 1.2.3.4 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_udp": (b"PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_unknown_word": (b"PROXY UNKNOWNS\r\n", Refusal.MALFORMED),
+    "v1_mixed": (b"PROXY TCP4 ::1 ::1 1 2\r\n", Refusal.MALFORMED),
+    "v1_mixed_the_other_way": (b"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_no_address": (b"PROXY TCP4 1.2.3 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_no_address_of_ours": (b"PROXY TCP4 1.2.3.4 1.2.3.400 1 2\r\n", Refusal.MALFORMED),
+    "v1_zone": (b"PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n", Refusal.MALFORMED),
+    "v1_name": (b"PROXY TCP4 localhost 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_no_ports": (b"PROXY TCP4 1.2.3.4 1.2.3.4\r\n", Refusal.MALFORMED),
+    "v1_one_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n", Refusal.MALFORMED),
+    "v1_three_ports": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", Refusal.MALFORMED),
+    "v1_high_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 65536 2\r\n", Refusal.MALFORMED),
+    "v1_high_port_of_ours": (b"PROXY TCP4 1.2.3.4 1.2.3.4 2 65536\r\n", Refusal.MALFORMED),
+    "v1_negative_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 -1 2\r\n", Refusal.MALFORMED),
+    "v1_octal_port": (b"PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n", Refusal.MALFORMED),
+    "v1_two_spaces": (b"PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_tab": (b"PROXY TCP4\t1.2.3.4 1.2.3.4 1 2\r\n", Refusal.MALFORMED),
+    "v1_space_behind": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", Refusal.MALFORMED),
+    "v1_lf_inside": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n\r\n", Refusal.MALFORMED),
+    "v2_version_1": (SIGNATURE + b"\x11\x11\x00\x0c", Refusal.UNKNOWN_VERSION),
+    "v2_version_3": (SIGNATURE + b"\x31\x11\x00\x0c", Refusal.UNKNOWN_VERSION),
+    "v2_command": (SIGNATURE + b"\x22\x11\x00\x0c", Refusal.UNKNOWN_VERSION),
+    "v2_too_long": (v2(PROXY, TCP4, b"", V2_MAX + 1), Refusal.TOO_LONG),
+    "v2_longest_of_all": (v2(PROXY, TCP4, b"", 0xFFFF), Refusal.TOO_LONG),
+    "v2_local_too_long": (v2(LOCAL, 0, b"", 0xFFFF), Refusal.TOO_LONG),
+    "v2_udp4": (v2(PROXY, UDP4, tcp4("1.2.3.4", 5)), Refusal.NOT_A_STREAM),
+    "v2_udp6": (v2(PROXY, UDP6, tcp6("::1", 5)), Refusal.NOT_A_STREAM),
+    "v2_datagrams": (v2(PROXY, DATAGRAM, bytes(216)), Refusal.NOT_A_STREAM),
+    "v2_no_such_family": (v2(PROXY, 0x41, bytes(216)), Refusal.NOT_A_STREAM),
+    "v2_no_transport": (v2(PROXY, 0x10, tcp4("1.2.3.4", 5)), Refusal.NOT_A_STREAM),
+    "v2_short_tcp4": (v2(PROXY, TCP4, b"", 11), Refusal.MALFORMED),
+    "v2_short_tcp6": (v2(PROXY, TCP6, b"", 35), Refusal.MALFORMED),
+    "v2_short_unix": (v2(PROXY, STREAM, b"", 215), Refusal.MALFORMED),
 }
 
 BEHIND = {"nothing": b"", "http": b"GET / HTTP/1.1\r\n\r\n", "another": GOOD["v1_tcp4"][0]}
@@ -120,7 +127,7 @@ BEHIND = {"nothing": b"", "http": b"GET / HTTP/1.1\r\n\r\n", "another": GOOD["v1
 class ParserTests(Cases):
     @cases(GOOD)
     def test_header(self, data: bytes, source: tuple[str, int] | None) -> None:
-        """A header is itself, whatever follows, and is not one until its last byte is there."""
+        """A header is complete with its last byte, whatever follows."""
         for more in BEHIND.values():
             self.assertEqual(parse(data + more), Header(len(data), source))
             self.assertEqual(parse(bytearray(data + more)), Header(len(data), source))
@@ -128,14 +135,15 @@ class ParserTests(Cases):
             self.assertIsNone(parse(data[:end]))
 
     @cases(BAD)
-    def test_no_header(self, data: bytes, reason: str) -> None:
-        """What cannot become a header is refused with a reason that quotes nothing of it."""
+    def test_no_header(self, data: bytes, refusal: Refusal) -> None:
+        """Data that cannot become a header is refused for a cause, which quotes no byte of it."""
         error = self.assertRaises(HeaderError, parse, data)
-        self.assertIn(reason, str(error))
+        self.assertIs(error.refusal, refusal)
+        self.assertEqual(str(error), refusal.value)
         self.assertRaises(HeaderError, parse, data + b"\r\n" * 5000)
 
     def test_known_early(self) -> None:
-        """What is no header at all is known by the first byte that differs."""
+        """The first byte that differs decides that data is no header."""
         for good in (b"PROXY ", SIGNATURE):
             for end in range(len(good)):
                 wrong = bytes([good[end] ^ 0x80])
@@ -158,7 +166,7 @@ class ParserTests(Cases):
         )
     )
     def test_any_bytes(self, data: bytes) -> None:
-        """Of any bytes a verdict is final: no byte that comes later changes it."""
+        """A verdict is final: no later byte changes it."""
         verdict: Header | str | None = None
         for end in range(len(data) + 1):
             try:
@@ -188,7 +196,7 @@ class ParserTests(Cases):
         behind: bytes,
         old: bool,
     ) -> None:
-        """Whoever is announced in either version is who comes out."""
+        """The parser returns the announced caller, in either version."""
         here = HERE4 if host.version == 4 else HERE6
         if old:
             header = f"PROXY TCP{host.version} {host} {here} {port} 443\r\n".encode()
