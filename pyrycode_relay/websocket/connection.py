@@ -502,7 +502,7 @@ class RelayProtocol(_FramePath):
 
     # Reading
 
-    def doRead(self) -> object:
+    def doRead(self) -> Exception | None:
         """Read the socket in its transport's place; return why it is lost, if it is."""
         try:
             data = self._socket.recv(_READ_SIZE)  # type: ignore[union-attr]

@@ -12,7 +12,9 @@ import select
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
+    IHalfCloseableDescriptor,
     IReactorFDSet,
     IReadDescriptor,
     IWriteDescriptor,
@@ -21,8 +23,6 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-from pyrycode_relay.websocket.transports import SelectableOwner
 
 _bugs = Logger()
 
@@ -55,7 +55,7 @@ class SocketReader:
 
     transport: Any
 
-    def doRead(self) -> object:
+    def doRead(self) -> Exception | None:
         """Read once, as a transport would; return why the connection is lost, None if not."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ def _transport(reader: Any) -> Any:
 
 
 @implementer(IReactorFDSet, IReadDescriptor)
-class Poller(SelectableOwner):
+class Poller:
     """A reader for the reactor, and a reactor for the transports that are moved to it.
 
     To move a transport, set its ``reactor`` while it neither reads nor writes. A transport that
@@ -168,7 +168,7 @@ class Poller(SelectableOwner):
             self._finish(self._write)
 
     def _serve(self, reader: Any, events: int) -> None:
-        why: object = None
+        why: Exception | None = None
         try:
             if events & _READ:
                 why = reader.doRead()
@@ -183,9 +183,16 @@ class Poller(SelectableOwner):
         if why:
             self._lose(_transport(reader), why, bool(events & _READ))
 
-    def _lose(self, descriptor: Any, why: object, reading: bool) -> None:
+    def _lose(self, descriptor: Any, why: Exception, reading: bool) -> None:
+        """Tell a transport ``why`` it is lost; one that has read the end may still write."""
         try:
-            self.disconnect(descriptor, why, reading)
+            self.removeReader(descriptor)
+            ended = reading and isinstance(why, ConnectionDone)
+            if ended and IHalfCloseableDescriptor.providedBy(descriptor):
+                descriptor.readConnectionLost(Failure(why))
+            else:
+                self.removeWriter(descriptor)
+                descriptor.connectionLost(Failure(why))
         except Exception:
             _bugs.failure("a bug in taking note of a lost connection")
 

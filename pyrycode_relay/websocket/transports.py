@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, cast
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocol, ISSLTransport
-from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -49,17 +48,6 @@ class Transport(Protocol):
 
     def unregisterProducer(self) -> None:
         """Call no producer from now on."""
-
-
-class SelectableOwner(_DisconnectSelectableMixin):
-    """Something that polls descriptors, and reports to them that they are lost as a reactor does.
-
-    A subclass has ``removeReader`` and ``removeWriter``.
-    """
-
-    def disconnect(self, descriptor: Any, why: object, reading: bool) -> None:
-        """Report ``why`` a descriptor is lost; ``reading`` is whether a read found it out."""
-        self._disconnectSelectable(descriptor, why, reading)
 
 
 def descriptor_of(transport: Any) -> FileDescriptor | None:

@@ -16,7 +16,7 @@ from tests.unit.sources import MODULES, SOURCES, Source, within
 
 PLUGINS = Path(__file__).parents[2] / "twisted" / "plugins"
 
-CONTRACT = ("__init__", "addresses", "events", "limits", "tally", "protocol")
+CONTRACT = ("__init__", "addresses", "events", "internals", "limits", "tally", "protocol")
 """What has the standard library and msgspec only."""
 
 LAYERS = (

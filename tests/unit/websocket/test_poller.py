@@ -104,7 +104,7 @@ class Reader(SocketReader):
         self.transport = end
         self.read: list[bytes] = []
 
-    def doRead(self) -> object:
+    def doRead(self) -> Exception | None:
         data: bytes = self.transport.sock.recv(65536)
         if not data:
             return CONNECTION_DONE
