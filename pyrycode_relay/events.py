@@ -37,10 +37,6 @@ FIELDS: Final = frozenset(
 """Every field name an event may carry. Payloads, tokens, whole headers, user-agents and query
 strings have no name here, so they cannot be logged; a test holds the source to this list."""
 
-NOT_READY: Final = "starting or draining"
-NO_HANDSHAKE: Final = "not a WebSocket handshake"
-"""Why a request was refused when it was not for its headers."""
-
 
 class Level(enum.IntEnum):
     """How loud an event is."""
@@ -103,4 +99,7 @@ class Observer(Protocol):
     """Something that wants to hear of events: the log, the metrics."""
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Take note of ``event``; the names of ``fields`` are all in `FIELDS`."""
+        """Take note of ``event``; the names of ``fields`` are all in `FIELDS`.
+
+        A cause is a member of an enum; ``str`` of it is its text for the log.
+        """

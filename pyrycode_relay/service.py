@@ -42,7 +42,8 @@ from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySi
 from pyrycode_relay.monitoring.admin_site import AdminSite
 from pyrycode_relay.monitoring.exposition import Watched
 from pyrycode_relay.monitoring.status import Status
-from pyrycode_relay.protocol import close_codes, header_gate
+from pyrycode_relay.protocol import header_gate
+from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source, check_authorities
 from pyrycode_relay.tls.store import Certificates, TLSFactory
 from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
@@ -377,9 +378,7 @@ class RelayService(Service):
     def _dismiss(self, peers: Sequence[RelayProtocol], start: float, end: float) -> None:
         for peer in peers:
             delay = self._random.uniform(start, end)
-            self._dismissals.append(
-                self._clock.callLater(delay, peer.part, close_codes.SHUTTING_DOWN)
-            )
+            self._dismissals.append(self._clock.callLater(delay, peer.part, EndCause.SHUTTING_DOWN))
 
     def _await_end(self, deadline: float, emptied: Deferred[None]) -> None:
         """Wait until every connection has gone; near the deadline, see to it."""
@@ -390,7 +389,7 @@ class RelayService(Service):
         if left <= min(limits.close_timeout, limits.drain_timeout * _DRAIN_SHARE):
             for peer in peers:
                 # Those that still wait for what is held for them.
-                peer.close(close_codes.SHUTTING_DOWN, flush=False)
+                peer.close(EndCause.SHUTTING_DOWN, flush=False)
         if left <= 0:
             for peer in peers:
                 self._aborted += 1

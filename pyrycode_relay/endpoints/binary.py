@@ -14,8 +14,14 @@ from pyrycode_relay.endpoints.context import Exchange
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE
 from pyrycode_relay.protocol import close_codes, header_gate
-from pyrycode_relay.protocol.close_codes import Close
-from pyrycode_relay.protocol.envelope import Envelope, EnvelopeError, PushWake, unwrap
+from pyrycode_relay.protocol.close_codes import EndCause
+from pyrycode_relay.protocol.envelope import (
+    Envelope,
+    EnvelopeError,
+    EnvelopeFault,
+    PushWake,
+    unwrap,
+)
 from pyrycode_relay.registry.queues import Hold
 from pyrycode_relay.registry.registry import Claim, Claimed, Conflict
 from pyrycode_relay.websocket.connection import Life, RelayFactory, RelayProtocol, refusing_bugs
@@ -31,8 +37,8 @@ class BinaryProtocol(RelayProtocol):
 
     __slots__ = ("_early", "_parting", "server_id", "slot", "version")
 
-    backlog_close: ClassVar[Close] = close_codes.BINARY_BACKLOG_FULL
-    stalled_close: ClassVar[Close] = close_codes.BINARY_WRITE_STALLED
+    backlog_cause: ClassVar[EndCause] = EndCause.BINARY_BACKLOG_FULL
+    stalled_cause: ClassVar[EndCause] = EndCause.BINARY_WRITE_STALLED
     factory: BinaryFactory
 
     def __init__(self, factory: BinaryFactory) -> None:
@@ -41,7 +47,7 @@ class BinaryProtocol(RelayProtocol):
         """The slot this binary holds; None before its claim has succeeded and after its end."""
         self.server_id = ""
         self.version = ""
-        self._parting: Close | None = None
+        self._parting: EndCause | None = None
         self._early: Hold | None = None
 
     @property
@@ -54,7 +60,7 @@ class BinaryProtocol(RelayProtocol):
         try:
             header_gate.gate_binary(request.headers)
         except header_gate.HeaderError as error:
-            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=str(error))
+            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=error.refusal)
             raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
         self.server_id = header_gate.server_id(request.headers)
         self.version = header_gate.version(request.headers)
@@ -81,7 +87,7 @@ class BinaryProtocol(RelayProtocol):
         self._exchange.observer.saw(
             Event.SERVER_ID_CONFLICT, server_id=self.server_id, remote=self.remote
         )
-        self.close(close_codes.CONFLICT)
+        self.close(EndCause.CONFLICT)
 
     def succeed(self, incumbent: BinaryProtocol) -> None:
         """Take the place of ``incumbent``, which did not answer."""
@@ -95,7 +101,7 @@ class BinaryProtocol(RelayProtocol):
                 Event.SERVER_ID_TAKEOVER, server_id=self.server_id, remote=self.remote
             )
             displaced = cast(BinaryProtocol, claimed.displaced)
-            displaced.close(close_codes.HEARTBEAT_TIMEOUT, flush=False)
+            displaced.close(EndCause.HEARTBEAT_TIMEOUT, flush=False)
         if claimed.reclaimed:
             exchange.observer.saw(
                 Event.SERVER_RECLAIMED, server_id=self.server_id, remote=self.remote
@@ -106,7 +112,7 @@ class BinaryProtocol(RelayProtocol):
             binary_version=self.version,
             remote=self.remote,
         )
-        exchange.dismiss(claimed.evicted, close_codes.RECLAIMED)
+        exchange.dismiss(claimed.evicted, EndCause.RECLAIMED)
         claimed.slot.drain()
         self._catch_up()
 
@@ -127,12 +133,12 @@ class BinaryProtocol(RelayProtocol):
         if self._parting is not None:
             self.part(self._parting)
 
-    def part(self, close: Close) -> None:
+    def part(self, cause: EndCause) -> None:
         """Close the connection when everything held for this binary has been handed over."""
         if self.slot is not None and self.slot.waiting:
-            self._parting = close
+            self._parting = cause
         else:
-            self.close(close)
+            self.close(cause)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
         """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
@@ -143,7 +149,7 @@ class BinaryProtocol(RelayProtocol):
         try:
             envelope = unwrap(payload)
         except EnvelopeError as error:
-            self._complain(Event.BINARY_ENVELOPE_REFUSED, str(error))
+            self._complain(Event.BINARY_ENVELOPE_REFUSED, error.fault)
             return
         if isinstance(envelope, PushWake):
             self._complain(Event.PUSH_WAKE_DROPPED, "push is not configured")
@@ -169,19 +175,19 @@ class BinaryProtocol(RelayProtocol):
             phone.directed = True
             phone.leg.finish(close_codes.directed(envelope.close_code))
 
-    def _complain(self, event: Event, reason: str) -> None:
+    def _complain(self, event: Event, reason: EnvelopeFault | str) -> None:
         self._exchange.observer.saw(
             event, server_id=self.server_id, remote=self.remote, reason=reason
         )
 
-    def ended(self, close_code: int, reason: str) -> None:
+    def ended(self, close_code: int, cause: EndCause) -> None:
         """Release the slot, if this connection still holds it."""
         self._exchange.observer.saw(
             Event.BINARY_CLOSED,
             server_id=self.server_id,
             remote=self.remote,
             close_code=close_code,
-            reason=reason,
+            reason=cause,
         )
         if self._early is not None:
             self._early.retire()

@@ -10,8 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.protocol import close_codes
-from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.registry.queues import Ledger
 from pyrycode_relay.registry.registry import Registry
 from pyrycode_relay.registry.slot import Phone, Slot
@@ -44,12 +43,12 @@ class Exchange:
         self.ledger = Ledger(limits.memory_budget)
         self.registry = Registry(clock, limits, self.ledger, self._expired)
 
-    def dismiss(self, phones: Iterable[Phone], close: Close) -> None:
+    def dismiss(self, phones: Iterable[Phone], cause: EndCause) -> None:
         """Close phones that have lost their places."""
         for phone in phones:
             # Every leg in a slot is one of our connections; the state just does not know it.
-            cast(RelayProtocol, phone.leg).close(close)
+            cast(RelayProtocol, phone.leg).close(cause)
 
     def _expired(self, slot: Slot, phones: list[Phone]) -> None:
         self.observer.saw(Event.SERVER_EXPIRED, server_id=slot.server_id)
-        self.dismiss(phones, close_codes.GRACE_EXPIRED)
+        self.dismiss(phones, EndCause.GRACE_EXPIRED)

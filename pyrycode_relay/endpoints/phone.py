@@ -11,8 +11,8 @@ from autobahn.websocket.types import ConnectionDeny
 
 from pyrycode_relay.endpoints.context import Exchange
 from pyrycode_relay.events import Event
-from pyrycode_relay.protocol import close_codes, header_gate
-from pyrycode_relay.protocol.close_codes import Close, Refusal
+from pyrycode_relay.protocol import header_gate
+from pyrycode_relay.protocol.close_codes import EndCause, Refusal
 from pyrycode_relay.protocol.envelope import is_json
 from pyrycode_relay.registry.queues import Frame
 from pyrycode_relay.tally import FRAME, PhoneTally
@@ -34,8 +34,8 @@ class PhoneProtocol(RelayProtocol):
 
     __slots__ = ("phone", "server_id", "since", "traffic")
 
-    backlog_close: ClassVar[Close] = close_codes.PHONE_BACKLOG_FULL
-    stalled_close: ClassVar[Close] = close_codes.PHONE_WRITE_STALLED
+    backlog_cause: ClassVar[EndCause] = EndCause.PHONE_BACKLOG_FULL
+    stalled_cause: ClassVar[EndCause] = EndCause.PHONE_WRITE_STALLED
     factory: PhoneFactory
 
     def __init__(self, factory: PhoneFactory) -> None:
@@ -60,7 +60,7 @@ class PhoneProtocol(RelayProtocol):
         try:
             self.factory.gate(request.headers)
         except header_gate.HeaderError as error:
-            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=str(error))
+            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=error.refusal)
             raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
         self.server_id = header_gate.server_id(request.headers)
 
@@ -94,9 +94,9 @@ class PhoneProtocol(RelayProtocol):
                 server_id=self.server_id,
                 conn_id=phone.conn_id,
                 remote=self.remote,
-                reason=close_codes.NOT_JSON.reason,
+                reason=EndCause.NOT_JSON,
             )
-            self.close(close_codes.NOT_JSON)
+            self.close(EndCause.NOT_JSON)
             return
         counted = FRAME + len(payload)
         self.traffic += counted
@@ -113,7 +113,7 @@ class PhoneProtocol(RelayProtocol):
             return True
         return super().deliver(frame)
 
-    def ended(self, close_code: int, reason: str) -> None:
+    def ended(self, close_code: int, cause: EndCause) -> None:
         """Give the place up, and tell the log of the finished session."""
         exchange = self._exchange
         exchange.observer.saw(
@@ -121,7 +121,7 @@ class PhoneProtocol(RelayProtocol):
             server_id=self.server_id,
             remote=self.remote,
             close_code=close_code,
-            reason=reason,
+            reason=cause,
         )
         phone, self.phone = self.phone, None
         if phone is None:
@@ -136,7 +136,7 @@ class PhoneProtocol(RelayProtocol):
             duration=round(exchange.clock.seconds() - self.since, 3),
             frames=frames,
             bytes=size,
-            reason=reason,
+            reason=cause,
         )
 
 

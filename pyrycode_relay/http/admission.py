@@ -47,17 +47,25 @@ class Bound(enum.Enum):
     """Connections in total, less those that are reserved for binaries and not in use."""
 
 
+class Mode(enum.Enum):
+    """Whether the relay refuses an upgrade that exceeds a limit; the value is the log's text."""
+
+    ENFORCED = "enforced"
+    DRY_RUN = "dry run"
+    """The relay only counts and logs the upgrade."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """An upgrade exceeds a limit.
-
-    If it is not ``enforced``, as in a dry run, it is only counted and logged.
-    """
+    """An upgrade exceeds a limit."""
 
     bound: Bound
     retry_after: int
     """Seconds after which the client may try again."""
-    enforced: bool
+    mode: Mode
 
 
 class Place:
@@ -110,7 +118,7 @@ class Admission:
         self.denied[bound] += 1
         # Even in a dry run the process must not run out of open files.
         enforced = not self._limits.limits_dry_run or self.total >= self.capacity.ceiling
-        return Denial(bound, retry_after, enforced)
+        return Denial(bound, retry_after, Mode.ENFORCED if enforced else Mode.DRY_RUN)
 
     def _exceeded(self, leg: Leg, address: str) -> tuple[Bound, int] | None:
         if address != UNIX:

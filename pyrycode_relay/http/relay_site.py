@@ -18,12 +18,12 @@ from twisted.web import http
 from twisted.web.http_headers import Headers
 
 from pyrycode_relay.addresses import Trusted
-from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event, Observer
-from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg
+from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg, Mode
 from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import header_gate
-from pyrycode_relay.protocol.header_gate import Fields, Gate, HeaderError
+from pyrycode_relay.protocol.header_gate import Fields, Gate, HeaderError, UpgradeRefusal
 from pyrycode_relay.websocket.connection import RelayFactory
 
 RETRY_AFTER: Final = 5
@@ -139,14 +139,14 @@ class RelaySite(Site):
         handshake the gate is asked here; of any other, in ``onConnect``.
         """
         if self.backend.readiness() is Readiness.DRAINING:
-            self._note_refusal(request, NOT_READY)
+            self._note_refusal(request, UpgradeRefusal.NOT_READY)
             request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
             return
         remote = request.caller
         denial = self.backend.admission.ask(endpoint.leg, remote)
         if denial is not None:
             self._tell(denial, remote, request.path.decode("ascii"))
-            if denial.enforced:
+            if denial.mode is Mode.ENFORCED:
                 status = 429 if denial.bound is Bound.RATE else 503
                 request.refuse(status, {b"Retry-After": b"%d" % denial.retry_after})
                 return
@@ -159,32 +159,31 @@ class RelaySite(Site):
             if problem is not None:
                 endpoint.gate(_decoded(fields))
         except HeaderError as error:
-            self._note_refusal(request, str(error))
+            self._note_refusal(request, error.refusal)
             request.refuse(400)
             return
         if problem is not None:
             status, extra = problem
-            self._note_refusal(request, NO_HANDSHAKE)
+            self._note_refusal(request, UpgradeRefusal.NO_HANDSHAKE)
             request.refuse(status, extra)
             return
         self._hand_over(request, endpoint, dict(fields), remote)
 
     def _tell(self, denial: Denial, remote: str, path: str) -> None:
-        mode = "enforced" if denial.enforced else "dry run"
         if denial.bound is Bound.RATE:
-            self._observer.saw(Event.RATE_LIMITED, remote=remote, path=path, mode=mode)
+            self._observer.saw(Event.RATE_LIMITED, remote=remote, path=path, mode=denial.mode)
         else:
             self._observer.saw(
                 Event.CONNECTION_CAP_REACHED,
                 remote=remote,
                 path=path,
                 reason=_CAPS[denial.bound],
-                mode=mode,
+                mode=denial.mode,
             )
 
-    def _note_refusal(self, request: HardenedRequest, reason: str) -> None:
+    def _note_refusal(self, request: HardenedRequest, refusal: UpgradeRefusal) -> None:
         path = request.path.decode("ascii")
-        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=reason)
+        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=refusal)
 
     def _hand_over(
         self,

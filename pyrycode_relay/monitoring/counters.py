@@ -12,13 +12,12 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
-from pyrycode_relay.http.admission import Leg
+from pyrycode_relay.events import Event
+from pyrycode_relay.http.admission import Leg, Mode
 from pyrycode_relay.protocol import close_codes
-from pyrycode_relay.websocket.connection import BY_PEER, DIRECTED, LOST, PROTOCOL_ERROR
-
-ENFORCED: Final = "enforced"
-"""The mode of a limit that refuses; of one that does not, it is ``dry run``."""
+from pyrycode_relay.protocol.close_codes import EndCause, FrameFault, Initiator
+from pyrycode_relay.protocol.envelope import EnvelopeFault
+from pyrycode_relay.protocol.header_gate import UpgradeRefusal
 
 PREFIX: Final = "pyrycode_relay_"
 
@@ -43,27 +42,9 @@ FAILURES: Final = ("no_server", "server_in_use", "phones_at_cap", "ratelimit")
 LEGS: Final = tuple(leg.value for leg in Leg)
 OTHER: Final = "other"
 CODES: Final = (*map(str, sorted(close_codes.KNOWN)), OTHER)
-INITIATORS: Final = ("relay", "peer", "network", "binary")
-"""Who ended a connection; ``binary`` is one that had its phone closed."""
-
-_INITIATOR_BY_REASON: Final = {BY_PEER: "peer", LOST: "network", DIRECTED: "binary"}
-
-ENVELOPE_REASONS: Final = {
-    "nested too deeply": "too_deep",
-    "not a JSON object": "not_an_object",
-    "conn_id is missing or empty": "no_conn_id",
-    "conn_id is not a string": "wrong_type",
-    "conn_id or close_code is of the wrong type": "wrong_type",
-    "close_code is not an integer from 1 to 65535": "close_code",
-    "neither frame nor close_code": "nothing_asked",
-}
-"""The label for each thing that `pyrycode_relay.protocol.envelope` finds wrong."""
 UNKNOWN_CONN_ID: Final = "unknown_conn_id"
 
-FRAME_REASONS: Final = ("not_json", "not_utf8", "too_big", "too_slow", "protocol")
-"""Why something that a phone sent went no further."""
-
-_STALLS: Final = {close_codes.PHONE_WRITE_STALLED.reason, close_codes.BINARY_WRITE_STALLED.reason}
+_STALLS: Final = {EndCause.PHONE_WRITE_STALLED, EndCause.BINARY_WRITE_STALLED}
 
 
 class Cells:
@@ -88,7 +69,7 @@ class Cells:
 
 
 class Counters:
-    """The observer that counts events; a code or a reason that it does not know is ``other``."""
+    """The observer that counts events; a close code that it does not know is ``other``."""
 
     def __init__(self) -> None:
         self.upgrades = Cells(
@@ -111,15 +92,17 @@ class Counters:
             "Connections that ended, by leg, close code and who ended them.",
             leg=LEGS,
             code=CODES,
-            initiator=INITIATORS,
+            initiator=[each.value for each in Initiator],
         )
         self.frames_refused = Cells(
-            "frames_refused", "What phones sent that went no further.", reason=FRAME_REASONS
+            "frames_refused",
+            "What phones sent that went no further.",
+            reason=[each.value for each in FrameFault],
         )
         self.envelopes_refused = Cells(
             "envelopes_refused",
             "What binaries sent that was dropped.",
-            reason=(*dict.fromkeys(ENVELOPE_REASONS.values()), UNKNOWN_CONN_ID, OTHER),
+            reason=[*(each.label for each in EnvelopeFault), UNKNOWN_CONN_ID, OTHER],
         )
         self.push_wakes = Cells("push_wakes_dropped", "Wake-ups asked for while push is off.")
         self.heartbeats = Cells(
@@ -157,7 +140,6 @@ class Counters:
             Event.SERVER_ID_TAKEOVER: [(self.takeovers, ())],
             Event.SERVER_RECLAIMED: [(self.reclaims, ())],
             Event.SERVER_EXPIRED: [(self.expiries, ())],
-            Event.PHONE_FRAME_REFUSED: [(self.frames_refused, ("not_json",))],
             Event.BINARY_UNKNOWN_CONN_ID: [(self.envelopes_refused, (UNKNOWN_CONN_ID,))],
             Event.PUSH_WAKE_DROPPED: [(self.push_wakes, ())],
             Event.TLS_HANDSHAKE_FAILED: [(self.handshakes, ())],
@@ -184,45 +166,40 @@ class Counters:
             told(fields)
 
     def _refused(self, fields: Mapping[str, Any]) -> None:
-        outcome = {NOT_READY: "reject_not_ready", NO_HANDSHAKE: "reject_handshake"}
-        self.upgrades.add(_endpoint(fields), outcome.get(fields["err"], "reject_headers"))
+        refusal: UpgradeRefusal = fields["err"]
+        self.upgrades.add(_endpoint(fields), refusal.label)
 
     def _rate_limited(self, fields: Mapping[str, Any]) -> None:
         # In a dry run the upgrade goes on, and something else becomes of it.
-        if fields["mode"] == ENFORCED:
+        if fields["mode"] is Mode.ENFORCED:
             self.upgrades.add(_endpoint(fields), "reject_rate_limit")
             self.failures.add("ratelimit")
 
     def _cap_reached(self, fields: Mapping[str, Any]) -> None:
         # Without a path it is no upgrade yet.
-        if "path" in fields and fields["mode"] == ENFORCED:
+        if "path" in fields and fields["mode"] is Mode.ENFORCED:
             self.upgrades.add(_endpoint(fields), "reject_cap")
 
     def _envelope_refused(self, fields: Mapping[str, Any]) -> None:
-        self.envelopes_refused.add(ENVELOPE_REASONS.get(fields["reason"], OTHER))
+        fault: EnvelopeFault = fields["reason"]
+        self.envelopes_refused.add(fault.label)
 
     def _phone_closed(self, fields: Mapping[str, Any]) -> None:
         self._closed("phone", fields)
-        code, reason = fields["close_code"], fields["reason"]
-        if reason == close_codes.RECLAIMED.reason:
+        cause: EndCause = fields["reason"]
+        if cause.frame_fault is not None:
+            self.frames_refused.add(cause.frame_fault.value)
+        elif cause is EndCause.RECLAIMED:
             self.evictions.add()
-        elif reason == close_codes.PHONE_BACKLOG_FULL.reason:
+        elif cause is EndCause.PHONE_BACKLOG_FULL:
             self.backlogs.add()
-        elif reason == close_codes.MESSAGE_TIMEOUT.reason:
-            self.frames_refused.add("too_slow")
-        elif reason == close_codes.NOT_UTF8.reason:
-            self.frames_refused.add("not_utf8")
-        elif reason == PROTOCOL_ERROR:
-            kinds = {1007: "not_utf8", 1009: "too_big"}
-            self.frames_refused.add(kinds.get(code, "protocol"))
 
     def _closed(self, leg: str, fields: Mapping[str, Any]) -> None:
-        code, reason = str(fields["close_code"]), fields["reason"]
-        initiator = _INITIATOR_BY_REASON.get(reason, "relay")
-        self.closes.add(leg, code if code in CODES else OTHER, initiator)
-        if reason == close_codes.HEARTBEAT_TIMEOUT.reason:
+        code, cause = str(fields["close_code"]), fields["reason"]
+        self.closes.add(leg, code if code in CODES else OTHER, cause.initiator.value)
+        if cause is EndCause.HEARTBEAT_TIMEOUT:
             self.heartbeats.add(leg)
-        elif reason in _STALLS:
+        elif cause in _STALLS:
             self.stalls.add(leg)
 
     def refusals(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyrycode_relay.events import Event, Level
-from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol.close_codes import EndCause
 
 KEPT: Final = 8
 """Entries kept of each kind of event: no kind, however often it comes, displaces another."""
@@ -36,7 +36,7 @@ _HASH_BYTES: Final = 4
 _COMMON: Final = frozenset({Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
 """Events of a day on which nothing happens."""
 
-_GIVEN_UP: Final = close_codes.INTERNAL_ERROR.code
+_GIVEN_UP: Final = EndCause.INTERNAL_ERROR.close.code
 """The code of a phone's end that is notable: heartbeat, backlog, stall or a bug."""
 
 

@@ -15,6 +15,7 @@ from pyrycode_relay import __version__
 from pyrycode_relay.probe.dial import Dial
 from pyrycode_relay.probe.report import ProbeError, Report, Status, percentiles, printable
 from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol.close_codes import EndCause
 
 _TOKEN = "probe"  # noqa: S105 - the relay wants one and looks at none
 _GOODBYE = close_codes.Close(close_codes.NORMAL, "")
@@ -44,10 +45,10 @@ async def converse(dial: Dial, report: Report, count: int) -> None:
     async with _leg(dial, "binary", _binary(server_id)) as binary:
         report.begin("second_claim")
         async with _leg(dial, "second binary", _binary(server_id)) as second:
-            await _turned_away(report, second, close_codes.CONFLICT)
+            await _turned_away(report, second, EndCause.CONFLICT.close)
         report.begin("unknown_id")
         async with _leg(dial, "phone of an unknown server-id", _phone(_id())) as stranger:
-            await _turned_away(report, stranger, close_codes.Refusal.NO_SERVER.value)
+            await _turned_away(report, stranger, EndCause.NO_SERVER.close)
         report.begin("phone")
         async with _leg(dial, "phone", _phone(server_id)) as phone:
             report.begin("round_trips")

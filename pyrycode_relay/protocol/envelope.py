@@ -7,6 +7,7 @@ forge an envelope, and otherwise goes through byte for byte.
 
 from __future__ import annotations
 
+import enum
 import json
 from typing import Final
 
@@ -19,8 +20,32 @@ SUFFIX: Final = b"}"
 """What closes an envelope that `data_prefix` opened."""
 
 
+class EnvelopeFault(enum.Enum):
+    """What is wrong with a binary's message: the text for the log, and the metric label."""
+
+    TOO_DEEP = ("nested too deeply", "too_deep")
+    NOT_AN_OBJECT = ("not a JSON object", "not_an_object")
+    NO_CONN_ID = ("conn_id is missing or empty", "no_conn_id")
+    CONN_ID_TYPE = ("conn_id is not a string", "wrong_type")
+    FIELD_TYPE = ("conn_id or close_code is of the wrong type", "wrong_type")
+    """Of a message with surrogate escapes, whose two fields are decoded together."""
+    CLOSE_CODE = ("close_code is not an integer from 1 to 65535", "close_code")
+    NOTHING_ASKED = ("neither frame nor close_code", "nothing_asked")
+
+    def __init__(self, text: str, label: str) -> None:
+        self.text = text
+        self.label = label
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class EnvelopeError(ValueError):
-    """A message from a binary that is no envelope; the text is a literal, never the message."""
+    """A message from a binary that is no envelope; carries nothing of the message."""
+
+    def __init__(self, fault: EnvelopeFault) -> None:
+        super().__init__(fault)
+        self.fault = fault
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -115,40 +140,40 @@ def unwrap(message: bytes) -> Envelope | PushWake:
     try:
         fields = _decode_fields(message)
     except RecursionError:
-        raise EnvelopeError("nested too deeply") from None
+        raise EnvelopeError(EnvelopeFault.TOO_DEEP) from None
     except msgspec.ValidationError as error:
         raise EnvelopeError(_which_field(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         if rb"\u" not in message:
-            raise EnvelopeError("not a JSON object") from None
+            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT) from None
         fields = _scan_fields(message)
     conn_id, frame, code = fields.conn_id, fields.frame, fields.close_code
     if conn_id is UNSET or not conn_id:
         if conn_id is UNSET and fields.push_wake is not UNSET:
             return PUSH_WAKE
-        raise EnvelopeError("conn_id is missing or empty")
+        raise EnvelopeError(EnvelopeFault.NO_CONN_ID)
     view = None if frame is UNSET else memoryview(frame)
     if view is None or (len(view) == 4 and view == _NULL):
         if code is UNSET:
-            raise EnvelopeError("neither frame nor close_code")
+            raise EnvelopeError(EnvelopeFault.NOTHING_ASKED)
         return Envelope(conn_id, None, _code(code))
     return Envelope(conn_id, view, None if code is UNSET else _code(code))
 
 
 def _code(code: int) -> int:
     if not close_codes.MIN_DIRECTIVE <= code <= close_codes.MAX_DIRECTIVE:
-        raise EnvelopeError("close_code is not an integer from 1 to 65535")
+        raise EnvelopeError(EnvelopeFault.CLOSE_CODE)
     return code
 
 
-def _which_field(error: msgspec.ValidationError) -> str:
+def _which_field(error: msgspec.ValidationError) -> EnvelopeFault:
     # The error's own text is not used: it could quote the message.
     text = str(error)
     if text.endswith("$.conn_id`"):
-        return "conn_id is not a string"
+        return EnvelopeFault.CONN_ID_TYPE
     if text.endswith("$.close_code`"):
-        return "close_code is not an integer from 1 to 65535"
-    return "not a JSON object"
+        return EnvelopeFault.CLOSE_CODE
+    return EnvelopeFault.NOT_AN_OBJECT
 
 
 def _scan_fields(message: bytes) -> _Fields:
@@ -158,10 +183,10 @@ def _scan_fields(message: bytes) -> _Fields:
     try:
         at = _skip(text, 0)
         if text[at : at + 1] != "{":
-            raise EnvelopeError("not a JSON object")
+            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
         # The whole must be one JSON value before its parts are looked at.
         if _skip(text, _scan(text, at)[1]) != len(text):
-            raise EnvelopeError("not a JSON object")
+            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
         at = _skip(text, at + 1)
         while text[at] != "}":
             name, at = _scan(text, at)
@@ -172,11 +197,11 @@ def _scan_fields(message: bytes) -> _Fields:
             if text[at] == ",":
                 at = _skip(text, at + 1)
     except RecursionError:
-        raise EnvelopeError("nested too deeply") from None
+        raise EnvelopeError(EnvelopeFault.TOO_DEEP) from None
     except EnvelopeError:
         raise
     except ValueError:
-        raise EnvelopeError("not a JSON object") from None
+        raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT) from None
     fields = _Fields()
     try:
         if "conn_id" in spans:
@@ -185,7 +210,7 @@ def _scan_fields(message: bytes) -> _Fields:
             fields.close_code = msgspec.json.decode(spans["close_code"], type=int)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # A conn_id with a lone surrogate names no phone: ours never have one.
-        raise EnvelopeError("conn_id or close_code is of the wrong type") from None
+        raise EnvelopeError(EnvelopeFault.FIELD_TYPE) from None
     if "frame" in spans:
         fields.frame = msgspec.Raw(spans["frame"])
     if "push_wake" in spans:

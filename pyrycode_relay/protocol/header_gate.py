@@ -6,6 +6,7 @@ them over: bytes decoded as latin-1, one character a byte.
 
 from __future__ import annotations
 
+import enum
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
@@ -39,22 +40,74 @@ _CONTROLS: Final = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
 _NEXT_LINE: Final = b"\x85"
 
 
+_HEADERS: Final = "reject_headers"
+
+
+class UpgradeRefusal(enum.Enum):
+    """Why a request gets no WebSocket: the text for the log, and the metric label."""
+
+    NOT_READY = ("starting or draining", "reject_not_ready")
+    NO_HANDSHAKE = ("not a WebSocket handshake", "reject_handshake")
+    NO_SERVER_ID = (f"{SERVER_ID} is missing", _HEADERS)
+    NO_VERSION = (f"{VERSION} is missing", _HEADERS)
+    NO_TOKEN = (f"{TOKEN} is missing", _HEADERS)
+    NO_USER_AGENT = (f"{USER_AGENT} is missing", _HEADERS)
+    LONG_SERVER_ID = (f"{SERVER_ID} is too long", _HEADERS)
+    LONG_VERSION = (f"{VERSION} is too long", _HEADERS)
+    LONG_TOKEN = (f"{TOKEN} is too long", _HEADERS)
+    LONG_USER_AGENT = (f"{USER_AGENT} is too long", _HEADERS)
+    UNPRINTABLE_SERVER_ID = (f"{SERVER_ID} has a byte that is not printable ASCII", _HEADERS)
+    UNPRINTABLE_VERSION = (f"{VERSION} has a byte that is not printable ASCII", _HEADERS)
+    REPEATED_HEADER = ("a routing header stands more than once", _HEADERS)
+    CONTROL_BYTE = ("a header has a control byte", _HEADERS)
+    NOT_ASCII = ("a server-id or version has a byte that is not ASCII", _HEADERS)
+
+    def __init__(self, text: str, label: str) -> None:
+        self.text = text
+        self.label = label
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class HeaderError(ValueError):
-    """A request that the gate refuses; the text is a literal without any of its values."""
+    """A request that the gate refuses; carries none of the request's values."""
+
+    def __init__(self, refusal: UpgradeRefusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+_MISSING: Final = {
+    SERVER_ID: UpgradeRefusal.NO_SERVER_ID,
+    VERSION: UpgradeRefusal.NO_VERSION,
+    TOKEN: UpgradeRefusal.NO_TOKEN,
+    USER_AGENT: UpgradeRefusal.NO_USER_AGENT,
+}
+_TOO_LONG: Final = {
+    SERVER_ID: UpgradeRefusal.LONG_SERVER_ID,
+    VERSION: UpgradeRefusal.LONG_VERSION,
+    TOKEN: UpgradeRefusal.LONG_TOKEN,
+    USER_AGENT: UpgradeRefusal.LONG_USER_AGENT,
+}
+_UNPRINTABLE: Final = {
+    SERVER_ID: UpgradeRefusal.UNPRINTABLE_SERVER_ID,
+    VERSION: UpgradeRefusal.UNPRINTABLE_VERSION,
+}
 
 
 def _required(headers: Mapping[str, str], name: str, limit: int) -> str:
     value = headers.get(name, "").strip(_WHITE)
     if not value:
-        raise HeaderError(f"{name} is missing")
+        raise HeaderError(_MISSING[name])
     if len(value) > limit:
-        raise HeaderError(f"{name} is too long")
+        raise HeaderError(_TOO_LONG[name])
     return value
 
 
 def _printable(value: str, name: str) -> str:
     if not _PRINTABLE.issuperset(value):
-        raise HeaderError(f"{name} has a byte that is not printable ASCII")
+        raise HeaderError(_UNPRINTABLE[name])
     return value
 
 
@@ -89,7 +142,7 @@ def gate_phone_v2(headers: Mapping[str, str]) -> None:
     """Let a v2 phone's request pass or raise `HeaderError`. v2 phones need no token."""
     _gate_common(headers)
     if len(headers.get(TOKEN, "")) > MAX_VALUE:
-        raise HeaderError(f"{TOKEN} is too long")
+        raise HeaderError(UpgradeRefusal.LONG_TOKEN)
 
 
 Gate: TypeAlias = Callable[[Mapping[str, str]], None]
@@ -109,14 +162,14 @@ def check_block(fields: Fields) -> None:
     ascii_only = {SERVER_ID.encode(), VERSION.encode()}
     for name, values in fields:
         if name in single and len(values) > 1:
-            raise HeaderError("a routing header stands more than once")
+            raise HeaderError(UpgradeRefusal.REPEATED_HEADER)
         for value in values:
             if len(value.translate(None, _CONTROLS)) != len(value):
-                raise HeaderError("a header has a control byte")
+                raise HeaderError(UpgradeRefusal.CONTROL_BYTE)
             if name in ascii_only and not value.isascii():
-                raise HeaderError("a server-id or version has a byte that is not ASCII")
+                raise HeaderError(UpgradeRefusal.NOT_ASCII)
             if _NEXT_LINE in value and not (name == DEVICE_NAME.encode() and _is_utf8(value)):
-                raise HeaderError("a header has a control byte")
+                raise HeaderError(UpgradeRefusal.CONTROL_BYTE)
 
 
 def _is_utf8(value: bytes) -> bool:

@@ -39,7 +39,7 @@ from zope.interface import implementer
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import close_codes
-from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.protocol.close_codes import Close, EndCause
 from pyrycode_relay.registry.queues import Account, Frame, NoOutbox, Outbox
 from pyrycode_relay.tally import LegTally
 from pyrycode_relay.websocket.frames import (
@@ -93,13 +93,6 @@ _READ_SIZE: Final = 65_536
 
 _MORE_CODES: Final = frozenset({1014})
 """Close codes that IANA has registered and Autobahn does not know."""
-
-DIRECTED: Final = "closed by binary"
-"""Why a phone was closed, for the log: its binary asked for it."""
-BY_PEER: Final = "closed by peer"
-LOST: Final = "connection lost"
-PROTOCOL_ERROR: Final = "protocol error"
-"""Why a connection has ended when no `Close` of ours says it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -223,10 +216,10 @@ class RelayProtocol(_FramePath):
     transport: Transport  # type: ignore[assignment]
     _heartbeat_interval: float
     _message: bytes | bytearray
-    backlog_close: ClassVar[Close]
-    """With what a peer is closed for which more waits than may."""
-    stalled_close: ClassVar[Close]
-    """With what a peer is closed that reads nothing at all for the write-stall time."""
+    backlog_cause: ClassVar[EndCause]
+    """Cause of the close if the peer's backlog exceeds its limit."""
+    stalled_cause: ClassVar[EndCause]
+    """Cause of the close if the peer reads nothing at all for the write-stall time."""
 
     def __init__(self, factory: RelayFactory) -> None:
         # Autobahn's own would make two Deferreds and three containers that nobody uses.
@@ -274,11 +267,10 @@ class RelayProtocol(_FramePath):
 
     # What a subclass fills in
 
-    def ended(self, close_code: int, reason: str) -> None:
-        """Take note that the connection serves no more; called once, whoever ended it.
+    def ended(self, close_code: int, cause: EndCause) -> None:
+        """Take note that the connection no longer serves; called once, whoever ended it.
 
-        ``close_code`` is what the peer sent, else what it was closed with, else 1001.
-        ``reason`` is one of a few literals for the log.
+        ``close_code`` is the code that the peer sent, else the relay's, else 1001.
         """
 
     def drained(self) -> None:
@@ -387,7 +379,7 @@ class RelayProtocol(_FramePath):
     def _lose_to_a_bug(self) -> None:
         """Log the error that is being handled, and close."""
         _bugs.failure("a bug costs this connection")
-        self.close(close_codes.INTERNAL_ERROR, flush=False)
+        self.close(EndCause.INTERNAL_ERROR, flush=False)
 
     def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
         """Fail the connection as RFC 6455, section 7.1.7, says.
@@ -401,7 +393,7 @@ class RelayProtocol(_FramePath):
             return
         self.failedByMe = True
         if self.life is Life.SERVING:
-            self._leave(code, PROTOCOL_ERROR)
+            self._leave(code, close_codes.violation(code))
             self.outbox.clear()
             self._send_close(Close(code, reason))
         if not self.outbox:
@@ -415,36 +407,38 @@ class RelayProtocol(_FramePath):
 
     # Closing
 
-    def close(self, close: Close, *, flush: bool = True, reason: str = "") -> None:
+    def close(self, cause: EndCause, *, flush: bool = True, directive: Close | None = None) -> None:
         """Close the connection; only the first close counts.
 
-        What is queued goes out before the close frame, unless ``flush`` is false. The socket is
-        aborted when all that, and the peer's answer, takes longer than the close timeout.
+        The close frame is the cause's own, or the binary's ``directive``. What is queued goes
+        out before it, unless ``flush`` is false. If all that, and the peer's answer, takes
+        longer than the close timeout, the relay aborts the socket.
         """
         if self.life is not Life.SERVING:
             return
+        close = directive or cause.close
         first = self.outbox.close
         if flush and first is not None:
             # A directive waits behind the queued frames; it was first.
-            self._leave(first.code, DIRECTED)
+            self._leave(first.code, EndCause.CLOSED_BY_BINARY)
             return
         if not (flush and self.outbox):
             # Before anybody is told and queues something: this one could be shed for it.
             self.outbox.clear()
-        self._leave(close.code, reason or close.reason or "closed by relay")
+        self._leave(close.code, cause)
         if self.outbox:
             self.outbox.push(close)
         else:
             self._send_close(close)
 
-    def _leave(self, code: int, reason: str) -> None:
+    def _leave(self, code: int, cause: EndCause) -> None:
         """End the connection's service and set the deadline for its socket."""
         self.resume_reading()
         self.life = Life.CLOSING
         self._cancel("heartbeat")
         self._cancel("message")
         self._arm_abort()
-        self._contained(self.ended, code, reason)
+        self._contained(self.ended, code, cause)
         self._answer_probe(False)
 
     def _arm_abort(self) -> None:
@@ -473,7 +467,7 @@ class RelayProtocol(_FramePath):
         stop: bool | None = super().onCloseFrame(known, reasonRaw)
         if self.life is Life.SERVING:
             sent = code if code in _MORE_CODES else self.remoteCloseCode
-            self._leave(sent or close_codes.GOING_AWAY, BY_PEER)
+            self._leave(sent or close_codes.GOING_AWAY, EndCause.CLOSED_BY_PEER)
         return stop
 
     def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002
@@ -487,7 +481,7 @@ class RelayProtocol(_FramePath):
         if self.place is not None:
             self.place.leave()
         if self.life is Life.SERVING:
-            self._leave(close_codes.GOING_AWAY, LOST)
+            self._leave(close_codes.GOING_AWAY, EndCause.CONNECTION_LOST)
         self.life = Life.GONE
         for name in [*self._timers]:
             self._cancel(name)
@@ -652,7 +646,7 @@ class RelayProtocol(_FramePath):
         if self.life is not Life.SERVING:
             return
         if self.message_is_binary and not is_utf8(payload):
-            self.close(close_codes.NOT_UTF8)
+            self.close(EndCause.NOT_UTF8)
             return
         self._contained(self.onMessage, payload, self.message_is_binary)
 
@@ -696,7 +690,7 @@ class RelayProtocol(_FramePath):
             return
         left = self._message_since + self._limits.message_timeout - self.factory.clock.seconds()
         if left <= _ROUNDING:
-            self.close(close_codes.MESSAGE_TIMEOUT)
+            self.close(EndCause.MESSAGE_TIMEOUT)
         else:
             self._later("message", left, self._check_message)
 
@@ -814,9 +808,9 @@ class RelayProtocol(_FramePath):
         return self.life is Life.SERVING
 
     def finish(self, close: Close) -> None:
-        """Close the connection after everything that is queued."""
+        """Close the connection as its binary directs, after everything that is queued."""
         if self.writable and not self.outbox:
-            self.close(close, reason=DIRECTED)
+            self.close(EndCause.CLOSED_BY_BINARY, directive=close)
         else:
             self._own_outbox().push(close)
 
@@ -827,9 +821,9 @@ class RelayProtocol(_FramePath):
             self.outbox = Outbox(budget, account, self.backlog_full)
         return self.outbox
 
-    def part(self, close: Close) -> None:
+    def part(self, cause: EndCause) -> None:
         """Close the connection when nothing is left to send to it, wherever it waits."""
-        self.close(close)
+        self.close(cause)
 
     def backlog_full(self) -> None:
         """Close the connection, for more waits to be written to it than may."""
@@ -838,7 +832,7 @@ class RelayProtocol(_FramePath):
             self.outbox.clear()
             self._send_close(waiting)
         else:
-            self.close(self.backlog_close, flush=False)
+            self.close(self.backlog_cause, flush=False)
 
     def pauseProducing(self) -> None:
         """Write no more for now; called by the transport, by TCP with every further write."""
@@ -873,7 +867,7 @@ class RelayProtocol(_FramePath):
             if not isinstance(item, Close):
                 self.send(item)
             elif self.life is Life.SERVING:
-                self.close(item, reason=DIRECTED)
+                self.close(EndCause.CLOSED_BY_BINARY, directive=item)
             else:
                 self._send_close(item)
 
@@ -893,7 +887,7 @@ class RelayProtocol(_FramePath):
         if idle < self._limits.write_stall - _ROUNDING:
             self._rearm_stall()
         else:
-            self.close(self.stalled_close, flush=False)
+            self.close(self.stalled_cause, flush=False)
 
     def _look(self) -> None:
         """See what the peer has taken since the last look.
@@ -972,7 +966,7 @@ class RelayProtocol(_FramePath):
     def _check_pong(self) -> None:
         self._look()
         if self._pinged and self._reading and self.writable:
-            self.close(close_codes.HEARTBEAT_TIMEOUT, flush=False)
+            self.close(EndCause.HEARTBEAT_TIMEOUT, flush=False)
         else:
             self._rearm_heartbeat()
 

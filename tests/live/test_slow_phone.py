@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from pyrycode_relay.events import Event
+from pyrycode_relay.protocol.close_codes import EndCause
 from tests.live.harness import (
     Gone,
     Peer,
@@ -123,7 +124,7 @@ class SlowPhoneOverTcp(RelayCase):
         self.assertEqual([1011], notices)
         [ended] = relay.recorder.of(Event.PHONE_UNREGISTERED)
         self.assertEqual(
-            (stopped.conn_id, 1011, "phone backlog full"),
+            (stopped.conn_id, 1011, EndCause.PHONE_BACKLOG_FULL),
             (ended["conn_id"], ended["close_code"], ended["reason"]),
         )
         self.assertLessEqual(relay.queued_at_most, limits.outbox_bytes + MESSAGE + 64)
@@ -146,7 +147,7 @@ class SlowPhoneOverTcp(RelayCase):
         notice = await self.in_thread(binary.envelope)
         self.assertEqual({"conn_id": stopped.conn_id, "close_code": 1011}, notice)
         [ended] = relay.recorder.of(Event.PHONE_UNREGISTERED)
-        self.assertEqual("phone write stalled", ended["reason"])
+        self.assertIs(EndCause.PHONE_WRITE_STALLED, ended["reason"])
         await self.until(lambda: relay.queued == 0, "the backlog's end")
         await self.in_thread(round_trip, sibling, binary, 0)
         self.assertEqual((1, 1), relay.counts())

@@ -17,8 +17,7 @@ from pyrycode_relay.config.settings import OPTIONS, Settings
 from pyrycode_relay.events import FIELDS, Event
 from pyrycode_relay.monitoring.exposition import Metrics, Watched
 from pyrycode_relay.probe import command
-from pyrycode_relay.protocol import close_codes
-from pyrycode_relay.protocol.close_codes import Close, Refusal
+from pyrycode_relay.protocol.close_codes import Close, EndCause
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.tap import Options
 from pyrycode_relay.tls.store import Certificates
@@ -271,10 +270,7 @@ class MetricTests(Cases):
         self.assertEqual(named - known - {"pyrycode_relay_plugin"}, set())
 
 
-CLOSES = (
-    *(value for value in vars(close_codes).values() if isinstance(value, Close)),
-    *(refusal.value for refusal in Refusal),
-)
+CLOSES = [cause.sends for cause in EndCause if cause.sends is not None]
 
 
 class CloseTests(Cases):

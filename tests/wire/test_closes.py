@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pyrycode_relay.endpoints.binary import BinaryProtocol
 from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
+from pyrycode_relay.protocol.close_codes import EndCause
 from tests.wire.harness import Binary, Client, WireTest, binary_headers, frame, phone_headers
 
 ONE_MIB = 1 << 20
@@ -307,7 +308,7 @@ class StallTest(WireTest):
         self.assertEqual(phone.closed, (1011, "phone backlog full"))
         (fields,) = self.relay.seen.of(Event.PHONE_UNREGISTERED)
         self.assertEqual(fields["close_code"], 1011)
-        self.assertEqual(fields["reason"], "phone backlog full")
+        self.assertIs(fields["reason"], EndCause.PHONE_BACKLOG_FULL)
 
     def test_write_stalled(self) -> None:
         """1011: a phone that takes nothing of its outbox for the write timeout."""

@@ -11,6 +11,7 @@ from websockets.frames import Opcode
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
+from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.websocket.transports import unsent_bytes
 from tests.wire.harness import Binary, Client, Relay, WireTest, frame
 
@@ -633,7 +634,9 @@ class MemoryBudgetTest(WireTest):
         (fields,) = [
             each for each in self.relay.seen.of(Event.BINARY_CLOSED) if each["close_code"] == 1011
         ]
-        self.assertEqual((fields["server_id"], fields["reason"]), ("large", "binary backlog full"))
+        self.assertEqual(
+            (fields["server_id"], fields["reason"]), ("large", EndCause.BINARY_BACKLOG_FULL)
+        )
 
     def test_no_daemon_goes_for_phones(self) -> None:
         """What waits for phones costs no daemon, though it be the one that takes the most."""

@@ -9,8 +9,9 @@ from typing import ClassVar, cast
 from twisted.internet.tcp import Server
 
 from pyrycode_relay import __version__
-from pyrycode_relay.events import NOT_READY, Event
+from pyrycode_relay.events import Event
 from pyrycode_relay.http.relay_site import Readiness
+from pyrycode_relay.protocol.header_gate import UpgradeRefusal
 from tests.wire.harness import (
     Answer,
     Peer,
@@ -62,7 +63,7 @@ class RefusalTest(WireTest):
             answer = self.assert_bare(self.relay.request(upgrade_request(path, [])), 503, "drain")
             self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
             [refusal] = self.relay.seen.of(Event.REQUEST_REFUSED)
-            self.assertEqual(refusal["err"], NOT_READY, "the gate was asked")
+            self.assertIs(refusal["err"], UpgradeRefusal.NOT_READY, "the gate was asked")
 
     def test_gate_comes_before_the_handshake(self) -> None:
         """A request that fails its gate is 400 whatever its method, headers and version."""

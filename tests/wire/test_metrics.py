@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from pathlib import Path
 from typing import Any, ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
-import pyrycode_relay.protocol.envelope
-from pyrycode_relay.events import NO_HANDSHAKE, NOT_READY, Event
+from pyrycode_relay.events import Event
 from pyrycode_relay.http.admission import Admission
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.monitoring.admin_site import ASSETS, HEADERS, MAX_WAITING
-from pyrycode_relay.monitoring.counters import ENVELOPE_REASONS, OUTCOMES
+from pyrycode_relay.monitoring.counters import OUTCOMES
 from pyrycode_relay.monitoring.exposition import Metrics, Watched
+from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
+from pyrycode_relay.protocol.envelope import EnvelopeFault
+from pyrycode_relay.protocol.header_gate import UpgradeRefusal
 from tests.wire.harness import (
     Answer,
     Peer,
@@ -111,24 +111,30 @@ class NameTests(MetricsCase):
         self.assertEqual(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8")
         self.assertGreater(len(self.scrape().values), 200)
 
-    def test_envelope_reasons(self) -> None:
-        """All that can be wrong with an envelope has a label of its own."""
-        tree = ast.parse(Path(pyrycode_relay.protocol.envelope.__file__).read_text())
-        raised = {
-            call.args[0].value
-            for call in ast.walk(tree)
-            if isinstance(call, ast.Call)
-            and ast.unparse(call.func) == "EnvelopeError"
-            and isinstance(call.args[0], ast.Constant)
-        }
-        returned = {
-            node.value.value
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef) and function.name == "_which_field"
-            for node in ast.walk(function)
-            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant)
-        }
-        self.assertEqual(raised | returned, set(ENVELOPE_REASONS))
+    def test_causes(self) -> None:
+        """Each cause has a label: its cell is there from the start, and no other."""
+        values = self.scrape().values
+
+        def cells(metric: str, label: str) -> set[str]:
+            return {
+                pair[1]
+                for name, *pairs in values
+                for pair in pairs
+                if name == f"pyrycode_relay_{metric}" and pair[0] == label
+            }
+
+        faults = {fault.label for fault in EnvelopeFault}
+        self.assertEqual(
+            cells("envelopes_refused_total", "reason"), {*faults, "unknown_conn_id", "other"}
+        )
+        self.assertEqual(
+            cells("frames_refused_total", "reason"), {fault.value for fault in FrameFault}
+        )
+        self.assertEqual(
+            cells("closes_total", "initiator"), {cause.initiator.value for cause in EndCause}
+        )
+        refusals = {refusal.label for refusal in UpgradeRefusal}
+        self.assertLessEqual(refusals, cells("ws_upgrade_attempts_total", "outcome"))
 
 
 class CountTests(MetricsCase):
@@ -544,12 +550,12 @@ class CertificateTests(MetricsCase):
         self.assertIn("pyrycode_relay_certificate_reload_seconds 1.7e+09", text)
 
 
-class ReasonTests(MetricsCase):
-    def test_words(self) -> None:
-        """The words by which a refusal is told apart are those that the site says."""
+class RefusalTests(MetricsCase):
+    def test_causes(self) -> None:
+        """A refusal before the gate is told with its cause."""
         self.relay.service.readiness = Readiness.DRAINING
         self.relay.request(upgrade_request(b"/v1/client", phone_headers()))
         self.relay.service.readiness = Readiness.READY
         self.relay.request(upgrade_request(b"/v1/client", phone_headers(), method=b"PUT"))
         said = [fields["err"] for fields in self.relay.seen.of(Event.REQUEST_REFUSED)]
-        self.assertEqual(said, [NOT_READY, NO_HANDSHAKE])
+        self.assertEqual(said, [UpgradeRefusal.NOT_READY, UpgradeRefusal.NO_HANDSHAKE])

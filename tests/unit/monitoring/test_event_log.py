@@ -13,8 +13,12 @@ from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as legacy
 
 from pyrycode_relay.events import Event, Level
+from pyrycode_relay.http.admission import Mode
 from pyrycode_relay.monitoring import event_log
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
+from pyrycode_relay.protocol.close_codes import EndCause
+from pyrycode_relay.protocol.envelope import EnvelopeFault
+from pyrycode_relay.protocol.header_gate import UpgradeRefusal
 from tests.unit.bench import Cases, cases, examples
 
 SECRET = "-".join(["hunter2", "do", "not", "tell"])
@@ -87,6 +91,20 @@ class LineTests(LogCase):
                 "duration": 1.5,
             },
         )
+
+    @cases(
+        {
+            f"{type(cause).__name__}_{cause.name}": (cause,)
+            for cause in (*EndCause, *EnvelopeFault, *UpgradeRefusal, *Mode)
+        }
+    )
+    def test_cause(self, cause: object) -> None:
+        """A cause is written as its text, in both formats."""
+        self.event_log()
+        self.event_log(as_json=True).saw(Event.SERVER_CLAIMED, reason=cause)
+        as_text, as_json_text = self.lines()
+        self.assertIn(json.dumps(str(cause))[1:-1], as_text)
+        self.assertEqual(json.loads(as_json_text)["reason"], str(cause))
 
     @cases(
         {

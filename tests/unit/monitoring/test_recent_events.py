@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.events import FIELDS, Event, Level
 from pyrycode_relay.monitoring.recent_events import KEPT, SHOWN, RecentEvents
+from pyrycode_relay.protocol.close_codes import EndCause
 from tests.unit.bench import Cases, examples
 
 
@@ -60,6 +61,13 @@ class RecentEventsTests(Cases):
             self.events.saw(Event.PHONE_REGISTER_NO_SERVER, server_id="home", remote="192.0.2.1")
         [entry] = self.events.entries()
         self.assertEqual((entry.count, entry.time), (3, 3.0))
+
+    def test_cause(self) -> None:
+        """The reason of an event that has a cause is the cause's text."""
+        cause = EndCause.PHONE_BACKLOG_FULL
+        self.events.saw(Event.PHONE_UNREGISTERED, close_code=cause.close.code, reason=cause)
+        [entry] = self.events.entries()
+        self.assertEqual(entry.reason, cause.text)
 
     def test_bounded(self) -> None:
         """A peer that causes one event with a thousand ids pushes out no other kind."""

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrycode_relay.protocol import close_codes
-from pyrycode_relay.protocol.close_codes import Close, Refusal
+from pyrycode_relay.protocol.close_codes import (
+    Close,
+    EndCause,
+    FrameFault,
+    Initiator,
+    Refusal,
+    violation,
+)
 from tests.unit.bench import Cases, cases, examples
 
 CONTRACT = {
@@ -30,9 +37,7 @@ OURS = {
 }
 """Closes of which the contract fixes no reason: 1007 for UTF-8, and 1011 for trouble."""
 
-ALL = {name: value for name, value in vars(close_codes).items() if isinstance(value, Close)} | {
-    refusal.name: refusal.value for refusal in Refusal
-}
+ALL = {cause.name: cause.sends for cause in EndCause if cause.sends is not None}
 
 
 def legal(code: int) -> bool:
@@ -60,11 +65,11 @@ class ContractTests(Cases):
 
     def test_no_server(self) -> None:
         """A phone whose server-id nobody holds is told so."""
-        self.assertEqual(Refusal.NO_SERVER.value, (4404, "no server with that id"))
+        self.assertEqual(Refusal.NO_SERVER.value.close, (4404, "no server with that id"))
 
     def test_at_cap(self) -> None:
         """A phone that is one too many is told so."""
-        self.assertEqual(Refusal.AT_CAP.value, (4429, "too many phones for server-id"))
+        self.assertEqual(Refusal.AT_CAP.value.close, (4429, "too many phones for server-id"))
 
     def test_no_other(self) -> None:
         """Every close has a code of the contract's table, and a reason of ours at most for 1011."""
@@ -87,6 +92,59 @@ class ContractTests(Cases):
     def test_gone_without_a_code(self) -> None:
         """What a close notice says of a phone that left without a code is 1001."""
         self.assertEqual(close_codes.GOING_AWAY, 1001)
+
+
+INITIATORS = {
+    "CLOSED_BY_PEER": Initiator.PEER,
+    "CONNECTION_LOST": Initiator.NETWORK,
+    "CLOSED_BY_BINARY": Initiator.BINARY,
+}
+"""Who ends a connection if it is not the relay."""
+
+
+class CauseTests(Cases):
+    @cases({cause.name: (cause,) for cause in EndCause})
+    def test_initiator(self, cause: EndCause) -> None:
+        """The relay initiates each end but those of the peer, the network and the binary."""
+        self.assertIs(cause.initiator, INITIATORS.get(cause.name, Initiator.RELAY))
+
+    @cases({cause.name: (cause,) for cause in EndCause})
+    def test_text(self, cause: EndCause) -> None:
+        """Each cause has a text, which is what the log writes: a literal, of one line."""
+        self.assertRegex(cause.text, r"\A[A-Za-z0-9 -]+\Z")
+        self.assertEqual(str(cause), cause.text)
+
+    @cases({cause.name: (cause,) for cause in EndCause})
+    def test_close(self, cause: EndCause) -> None:
+        """A cause has a close frame of its own, or asking for one is an error."""
+        if cause.sends is None:
+            with self.assertRaises(ValueError):
+                _ = cause.close
+        else:
+            self.assertEqual(cause.close, cause.sends)
+
+    def test_frame(self) -> None:
+        """The relay's own causes have a close frame, but for protocol errors: their codes vary."""
+        without = {cause.name for cause in EndCause if cause.sends is None}
+        protocol = {"PROTOCOL_ERROR", "PROTOCOL_NOT_UTF8", "PROTOCOL_TOO_BIG"}
+        self.assertEqual(without, {*INITIATORS, *protocol})
+
+    def test_faults(self) -> None:
+        """Whatever can be wrong with a phone's frame ends its connection with a cause."""
+        faults = [cause.frame_fault for cause in EndCause if cause.frame_fault is not None]
+        self.assertEqual(set(faults), set(FrameFault))
+
+    @cases(
+        {
+            "utf8": (1007, FrameFault.NOT_UTF8),
+            "size": (1009, FrameFault.TOO_BIG),
+            "framing": (1002, FrameFault.PROTOCOL),
+        }
+    )
+    def test_violation(self, code: int, fault: FrameFault) -> None:
+        """The close code of a protocol violation tells its cause."""
+        self.assertIs(violation(code).frame_fault, fault)
+        self.assertIsNone(violation(code).sends)
 
 
 class DirectiveTests(Cases):

@@ -14,6 +14,7 @@ from pyrycode_relay.protocol.envelope import (
     SUFFIX,
     Envelope,
     EnvelopeError,
+    EnvelopeFault,
     PushWake,
     close_notice,
     data_prefix,
@@ -534,6 +535,26 @@ class UnwrapTests(Cases):
         ):
             error = self.assertRaises(EnvelopeError, unwrap, message)
             self.assertNotIn("hunter2", f"{error} {error!r} {error.args}")
+
+    @cases(
+        {
+            "too_deep": (b'{"conn_id":"a","frame":' + b"[" * 5000 + b"}", EnvelopeFault.TOO_DEEP),
+            "array": (b"[]", EnvelopeFault.NOT_AN_OBJECT),
+            "no_json": (b"{", EnvelopeFault.NOT_AN_OBJECT),
+            "surrogates": (rb'["\ud800"]', EnvelopeFault.NOT_AN_OBJECT),
+            "missing": (b'{"frame":1}', EnvelopeFault.NO_CONN_ID),
+            "empty": (b'{"conn_id":"","frame":1}', EnvelopeFault.NO_CONN_ID),
+            "conn_id": (b'{"conn_id":1,"frame":1}', EnvelopeFault.CONN_ID_TYPE),
+            "surrogate_conn_id": (rb'{"conn_id":"\ud800","frame":1}', EnvelopeFault.FIELD_TYPE),
+            "code": (b'{"conn_id":"a","close_code":"1"}', EnvelopeFault.CLOSE_CODE),
+            "code_range": (b'{"conn_id":"a","close_code":0}', EnvelopeFault.CLOSE_CODE),
+            "nothing": (b'{"conn_id":"a"}', EnvelopeFault.NOTHING_ASKED),
+        }
+    )
+    def test_fault(self, message: bytes, fault: EnvelopeFault) -> None:
+        """The error says what is wrong with the message."""
+        error = self.assertRaises(EnvelopeError, unwrap, message)
+        self.assertIs(error.fault, fault)
 
     @examples(120)
     @given(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrycode_relay.protocol import header_gate
-from pyrycode_relay.protocol.header_gate import HeaderError
+from pyrycode_relay.protocol.header_gate import HeaderError, UpgradeRefusal
 from tests.unit.bench import Cases, cases, examples
 
 BINARY = {"x-pyrycode-server": "home", "x-pyrycode-version": "1.2.3", "user-agent": "pyry/1.2"}
@@ -63,8 +63,10 @@ class GateTests(GateCase):
 
     @cases(REQUIRED)
     def test_missing(self, gate: str, name: str) -> None:
-        """A request without a required header is refused."""
-        self.refuse(gate, **{name: None})
+        """A request without a required header is refused, and the refusal names the header."""
+        refusal = self.refuse(gate, **{name: None}).refusal
+        self.assertEqual(refusal.text, f"{name.replace('_', '-')} is missing")
+        self.assertEqual(refusal.label, "reject_headers")
 
     @cases(REQUIRED)
     def test_blank(self, gate: str, name: str) -> None:
@@ -86,7 +88,8 @@ class GateTests(GateCase):
     def test_server_id_length(self, gate: str) -> None:
         """A server-id has at most 256 bytes."""
         self.admit(gate, x_pyrycode_server="s" * 256)
-        self.refuse(gate, x_pyrycode_server="s" * 257)
+        error = self.refuse(gate, x_pyrycode_server="s" * 257)
+        self.assertIs(error.refusal, UpgradeRefusal.LONG_SERVER_ID)
 
     @cases(
         {
@@ -101,7 +104,9 @@ class GateTests(GateCase):
     def test_value_length(self, gate: str, name: str) -> None:
         """A version, user-agent or token has at most 4096 bytes."""
         self.admit(gate, **{name: "v" * 4096})
-        self.refuse(gate, **{name: "v" * 4097})
+        refusal = self.refuse(gate, **{name: "v" * 4097}).refusal
+        self.assertEqual(refusal.text, f"{name} is too long")
+        self.assertEqual(refusal.label, "reject_headers")
 
     @cases(CONTROLS | HIGH)
     def test_byte_in_id_or_version(self, byte: int) -> None:
@@ -118,8 +123,10 @@ class GateTests(GateCase):
 
     def test_tab_inside(self) -> None:
         """A tab inside a server-id is a control byte like any other."""
-        self.refuse("phone_v1", x_pyrycode_server="a\tb")
-        self.refuse("binary", x_pyrycode_version="1\t2")
+        error = self.refuse("phone_v1", x_pyrycode_server="a\tb")
+        self.assertIs(error.refusal, UpgradeRefusal.UNPRINTABLE_SERVER_ID)
+        error = self.refuse("binary", x_pyrycode_version="1\t2")
+        self.assertIs(error.refusal, UpgradeRefusal.UNPRINTABLE_VERSION)
 
     def test_printable(self) -> None:
         """Every printable ASCII character may stand in a server-id."""
@@ -174,9 +181,14 @@ class SilenceTests(GateCase):
 
 
 class BlockTests(Cases):
-    def refuse(self, fields: Iterable[tuple[bytes, list[bytes]]]) -> None:
-        """Bring a header block to the check, which has to refuse it."""
-        self.assertRaises(HeaderError, header_gate.check_block, [*fields])
+    def refuse(
+        self,
+        fields: Iterable[tuple[bytes, list[bytes]]],
+        refusal: UpgradeRefusal = UpgradeRefusal.CONTROL_BYTE,
+    ) -> None:
+        """Bring a header block to the check, which has to refuse it for this cause."""
+        error = self.assertRaises(HeaderError, header_gate.check_block, [*fields])
+        self.assertIs(error.refusal, refusal)
 
     @cases(
         {
@@ -193,8 +205,8 @@ class BlockTests(Cases):
     def test_twice(self, name: bytes) -> None:
         """A routing header may stand once, even if both say the same."""
         header_gate.check_block([(name, [b"a"])])
-        self.refuse([(name, [b"a", b"b"])])
-        self.refuse([(name, [b"a", b"a"])])
+        for second in (b"a", b"b"):
+            self.refuse([(name, [b"a", second])], UpgradeRefusal.REPEATED_HEADER)
 
     def test_others_twice(self) -> None:
         """Headers that route nothing may stand as often as they like."""
