@@ -67,7 +67,7 @@ class EndCause(enum.Enum):
     CONFLICT = (Initiator.RELAY, Close(4409, "server-id already claimed"))
     AT_CAP = (Initiator.RELAY, Close(4429, "too many phones for server-id"))
     PROTOCOL_ERROR = (Initiator.RELAY, None, "protocol error", FrameFault.PROTOCOL)
-    """A violation of RFC 6455; `violation` also returns the next two."""
+    """A violation of RFC 6455. `violation` returns this cause or one of the next two."""
     PROTOCOL_NOT_UTF8 = (Initiator.RELAY, None, "protocol error", FrameFault.NOT_UTF8)
     PROTOCOL_TOO_BIG = (Initiator.RELAY, None, "protocol error", FrameFault.TOO_BIG)
     CLOSED_BY_BINARY = (Initiator.BINARY, None, "closed by binary")
@@ -115,7 +115,7 @@ def violation(code: int) -> EndCause:
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
-"""What a close notice says when a phone went without a code of its own."""
+"""Code of the close notice if a phone left without a code."""
 
 MIN_DIRECTIVE: Final = 1
 MAX_DIRECTIVE: Final = 65535
