@@ -26,7 +26,14 @@ ELSEWHERE = {
 }
 """The modules whose work shows only in a running relay, each with the main module of its tests."""
 
-ABOUT_ALL = {"test_deploy", "test_docs", "test_layers", "test_log_calls", "test_tree"}
+ABOUT_ALL = {
+    "test_causes",
+    "test_deploy",
+    "test_docs",
+    "test_layers",
+    "test_log_calls",
+    "test_tree",
+}
 """The test modules that are about the repository as a whole."""
 
 
