@@ -323,6 +323,13 @@ class AdviceTests(Cases):
                 self.assertIn(str(close.code), self.page)
                 self.assertIn(close.reason, self.page)
 
+    def test_sentences(self) -> None:
+        """Every reason that it quotes from the log is one that the relay gives."""
+        quoted = re.findall(r"`([A-Za-z]+(?: [A-Za-z]+(?:-[a-z]+)?){2,})`", self.page)
+        self.assertGreater(len(quoted), 10)
+        given = "\n".join(each.text for each in SOURCES.values())
+        self.assertEqual([each for each in quoted if f'"{each}"' not in given], [])
+
     def test_events(self) -> None:
         """What stands there like an event of the log is one."""
         labels = {event.label for event in Event}
