@@ -40,7 +40,7 @@ from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
 from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySite
 from pyrycode_relay.monitoring.admin_site import AdminSite
-from pyrycode_relay.monitoring.exposition import Watched
+from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.protocol.close_codes import EndCause
@@ -146,13 +146,16 @@ class RelayService(Service):
         clock, limits = self._clock, self.settings.limits
         self.status = Status(
             clock,
-            Watched(
-                self.exchange,
-                self.admission,
-                self.certificates,
-                lambda: self.readiness.value,
-                lambda: self.site.channels.crowded_out,
-                time.time,
+            Monitored(
+                registry=self.exchange.registry,
+                memory_budget=self.exchange.ledger,
+                tally=self.exchange.tally,
+                admission=self.admission,
+                certificates=self.certificates,
+                state=lambda: self.readiness.value,
+                crowded_out=lambda: self.site.channels.crowded_out,
+                seconds=clock.seconds,
+                wall=time.time,
             ),
         )
         self._observers += (self.status,)

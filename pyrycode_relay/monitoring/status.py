@@ -13,24 +13,22 @@ from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay import __version__
 from pyrycode_relay.events import Event
-from pyrycode_relay.monitoring.exposition import Metrics, Watched
+from pyrycode_relay.monitoring.exposition import Metrics
 from pyrycode_relay.monitoring.history import BEAT, BEATS, SAMPLES, SERIES, History
+from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.process_stats import descriptor_limit, resident_bytes
 from pyrycode_relay.monitoring.recent_events import RecentEvents
 
 
 class Status:
-    """What watches the relay, put together: metrics, an hour's history, notable events.
+    """Metrics, the last hour's history and recent events in one place; an observer of events."""
 
-    An observer, which passes on what it hears.
-    """
-
-    def __init__(self, clock: IReactorTime, watched: Watched) -> None:
-        self.metrics = Metrics(watched)
+    def __init__(self, clock: IReactorTime, monitored: Monitored) -> None:
+        self.metrics = Metrics(monitored)
         self.history = History(clock, self.metrics.reading, self.metrics.lag)
-        self.recent = RecentEvents(watched.wall)
-        self._watched = watched
-        self._started = watched.wall()
+        self.recent = RecentEvents(monitored.wall)
+        self._monitored = monitored
+        self._started = monitored.wall()
 
     def saw(self, event: Event, **fields: object) -> None:
         """Hear of an event."""
@@ -39,12 +37,12 @@ class Status:
 
     def document(self) -> dict[str, Any]:
         """Return the state."""
-        watched = self._watched
-        now = watched.wall()
-        registry, ledger = watched.exchange.registry, watched.exchange.ledger
+        monitored = self._monitored
+        now = monitored.wall()
+        registry, budget = monitored.registry, monitored.memory_budget
         return {
             "version": __version__,
-            "state": watched.state(),
+            "state": monitored.state(),
             "now": now,
             "started": self._started,
             "uptime_seconds": int(now - self._started),
@@ -52,16 +50,16 @@ class Status:
                 "binaries": registry.binaries,
                 "binaries_in_grace": registry.in_grace,
                 "phones": registry.phones,
-                "websockets": watched.admission.total,
-                "websockets_max": watched.admission.capacity.connections,
+                "websockets": monitored.admission.total,
+                "websockets_max": monitored.admission.capacity.connections,
             },
             "latest": dict(zip(SERIES, self.history.latest(), strict=True)),
             "totals": self.metrics.reading()._asdict(),
             "refusals": self.metrics.refusals(),
             "queues": {
-                "bytes": ledger.total,
-                "highest": ledger.highest,
-                "budget": ledger.budget,
+                "bytes": budget.total,
+                "highest": budget.highest,
+                "budget": budget.budget,
                 "held_frames": registry.held_frames,
             },
             "process": {
@@ -79,8 +77,8 @@ class Status:
         }
 
     def _certificate(self) -> dict[str, Any] | None:
-        """Return the state of the certificates, None where nothing is served over TLS."""
-        certificates = self._watched.certificates
+        """Return the state of the certificates, None if nothing is served over TLS."""
+        certificates = self._monitored.certificates
         if certificates is None:
             return None
         ends = certificates.not_after()

@@ -115,8 +115,10 @@ class StatusPageTests(SystemTestCase):
         browser.wait("the page has data", lambda: browser.text("#state") == "ready")
         self.assertEqual(self.shows("Connected"), ["1", "1"])
         browser.wait("frames go", lambda: "0" not in self.shows("Frames per second"))
-        self.assertIn("A phone asked for a binary that is not there", browser.text("#event-list"))
-        self.assertIn("phones without their binary (4404)", browser.text("#refusals"))
+        self.assertIn(
+            "A phone asked for a server-id that nobody holds", browser.text("#event-list")
+        )
+        self.assertIn("phones whose server-id nobody holds (4404)", browser.text("#refusals"))
         self.assertIn("WebSockets", browser.text("#room"))
         self.assertRegex(browser.text("header"), r"up \d+ s")
         source = str(browser.run("return document.documentElement.outerHTML"))
@@ -179,7 +181,7 @@ class StatusPageTests(SystemTestCase):
         browser.wait("the page notices", lambda: browser.text("#state") == "unreachable")
         self.assertRegex(
             browser.text("#notice"),
-            r"The relay does not answer\. What is shown is of \d\d:\d\d:\d\d\.",
+            r"The relay does not answer\. Last update \d\d:\d\d:\d\d\.",
         )
         self.assertEqual(browser.text("#started"), shown, "what was known is kept")
         browser.wait("its age grows", lambda: re.search(r"updated [2-9]", browser.text("#age")))

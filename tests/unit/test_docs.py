@@ -15,7 +15,8 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from pyrycode_relay.config.settings import OPTIONS, Settings
 from pyrycode_relay.events import FIELDS, Event
-from pyrycode_relay.monitoring.exposition import Metrics, Watched
+from pyrycode_relay.monitoring.exposition import Metrics
+from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.probe import command
 from pyrycode_relay.protocol.close_codes import Close, EndCause
 from pyrycode_relay.service import RelayService
@@ -223,15 +224,18 @@ class OneCertificate:
 def families() -> list[Metric]:
     """Return what a relay that serves TLS exports."""
     service = RelayService(MemoryReactorClock(), Settings(("tcp:0",)), [])
-    watched = Watched(
-        service.exchange,
-        service.admission,
-        cast(Certificates, OneCertificate()),
-        lambda: "ready",
-        lambda: 0,
-        lambda: 0.0,
+    monitored = Monitored(
+        registry=service.exchange.registry,
+        memory_budget=service.exchange.ledger,
+        tally=service.exchange.tally,
+        admission=service.admission,
+        certificates=cast(Certificates, OneCertificate()),
+        state=lambda: "ready",
+        crowded_out=lambda: 0,
+        seconds=lambda: 0.0,
+        wall=lambda: 0.0,
     )
-    return [*Metrics(watched).registry.collect()]
+    return [*Metrics(monitored).registry.collect()]
 
 
 @cache

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "http.challenge_site": "wire/test_challenge_site",
     "http.relay_site": "wire/test_gate",
     "http.server": "wire/test_http",
+    "monitoring.monitored": "wire/test_metrics",
     "monitoring.status": "wire/test_metrics",
     "probe.command": "system/test_probe",
     "probe.conversation": "system/test_probe",

@@ -15,7 +15,8 @@ from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.monitoring.admin_site import ASSETS, HEADERS, MAX_WAITING
 from pyrycode_relay.monitoring.counters import OUTCOMES
-from pyrycode_relay.monitoring.exposition import Metrics, Watched
+from pyrycode_relay.monitoring.exposition import Metrics
+from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
@@ -535,15 +536,18 @@ class CertificateTests(MetricsCase):
             def not_after(self) -> dict[str, float]:
                 return {"relay.example": 1_800_000_000.0, "b.example": 1_900_000_000.0}
 
-        watched = Watched(
-            service.exchange,
-            Admission(Limits(), Capacity(9, 9, 9, 0, 9), Clock().seconds),
-            Certificates(),  # type: ignore[arg-type]
-            lambda: "ready",
-            lambda: 0,
-            lambda: 0.0,
+        monitored = Monitored(
+            registry=service.exchange.registry,
+            memory_budget=service.exchange.ledger,
+            tally=service.exchange.tally,
+            admission=Admission(Limits(), Capacity(9, 9, 9, 0, 9), Clock().seconds),
+            certificates=Certificates(),  # type: ignore[arg-type]
+            state=lambda: "ready",
+            crowded_out=lambda: 0,
+            seconds=lambda: 0.0,
+            wall=lambda: 0.0,
         )
-        text = Metrics(watched).text().decode()
+        text = Metrics(monitored).text().decode()
         ends = 'pyrycode_relay_certificate_not_after_seconds{name="relay.example"} 1.8e+09'
         self.assertIn(ends, text)
         self.assertIn("pyrycode_relay_certificate_reload_ok 0.0", text)

@@ -1,8 +1,8 @@
-// The status page: asks for /status.json every few seconds and shows what has come.
+// The status page: fetches /status.json every few seconds and shows it.
 "use strict";
 
-const EVERY = 3000; // milliseconds between two questions
-const PATIENCE = 5000; // milliseconds until an answer is given up
+const EVERY = 3000; // milliseconds between requests
+const PATIENCE = 5000; // milliseconds to wait for an answer
 const SHORTEST = 60; // seconds that a chart spans at least
 
 const byId = (id) => document.getElementById(id);
@@ -49,7 +49,7 @@ const CHARTS = [
     least: 4,
     aside: (data) => {
       const waiting = data.connections.binaries_in_grace;
-      return waiting ? `${count(waiting)} more binaries may come back within their grace.` : "No binary is in its grace.";
+      return waiting ? `${count(waiting)} more in grace: their binaries may still come back.` : "No binary is in grace.";
     },
   },
   {
@@ -71,16 +71,16 @@ const CHARTS = [
     title: "Reactor lag",
     show: lag,
     least: 0.01,
-    series: [["lag", "worst in ten seconds"]],
-    aside: () => "From 100 ms on people notice.",
+    series: [["lag", "worst of ten seconds"]],
+    aside: () => "People notice 100 ms and more.",
   },
   {
-    title: "Waiting in queues",
+    title: "Bytes in queues",
     show: bytes,
-    series: [["queue_bytes", "in all queues together"]],
+    series: [["queue_bytes", "in all queues"]],
     least: 1024,
     binary: true,
-    aside: (data) => `At most ${bytes(data.queues.highest)} so far, of ${bytes(data.queues.budget)} allowed.`,
+    aside: (data) => `Highest so far: ${bytes(data.queues.highest)}, of ${bytes(data.queues.budget)} allowed.`,
   },
   {
     title: "Refusals per second",
@@ -92,48 +92,48 @@ const CHARTS = [
 ];
 
 const REFUSALS = {
-  reject_404: "phones without their binary (4404)",
-  reject_409: "second binaries of a server-id (4409)",
-  reject_429: "too many phones for a server-id (4429)",
-  reject_rate_limit: "too many upgrades from an address (429)",
-  reject_cap: "too many connections (503)",
+  reject_404: "phones whose server-id nobody holds (4404)",
+  reject_409: "binaries whose server-id is taken (4409)",
+  reject_429: "phones beyond a server-id's limit (4429)",
+  reject_rate_limit: "upgrades beyond an address's rate (429)",
+  reject_cap: "upgrades beyond the number of connections (503)",
   reject_not_ready: "upgrades while draining (503)",
-  reject_headers: "upgrades without the right headers (400)",
-  reject_handshake: "requests that are no upgrade",
-  waiting: "connections that sent no request",
-  frames: "messages from phones",
-  envelopes: "messages from binaries",
+  reject_headers: "upgrades with missing or bad headers (400)",
+  reject_handshake: "requests that are not an upgrade",
+  waiting: "connections dropped before they sent a request",
+  frames: "phones' messages",
+  envelopes: "binaries' messages",
 };
 
 const EVENTS = {
-  starting: "The relay has started",
-  draining: "The relay drains",
-  drained: "The relay is drained",
+  starting: "The relay started",
+  draining: "The relay is draining",
+  drained: "The relay has drained",
   nvx_missing: "Autobahn's compiled parts are missing",
-  server_id_conflict: "A second binary was refused",
+  server_id_conflict: "A second binary of a server-id was refused",
   server_id_takeover: "A silent binary was replaced",
   server_reclaimed: "A binary came back",
-  server_released: "A binary has gone, its grace begins",
+  server_released: "A binary left; its grace has begun",
   server_expired: "A binary did not come back",
-  phone_register_no_server: "A phone asked for a binary that is not there",
-  phone_register_at_cap: "A server-id had no place for another phone",
-  phone_unregistered: "A phone was given up",
-  phone_frame_refused: "A phone sent what is no JSON",
-  binary_envelope_refused: "A binary sent what is no envelope",
-  binary_unknown_conn_id: "A binary spoke to a phone that is not there",
-  push_wake_dropped: "A binary asked for a push, which is off",
-  rate_limited: "An address asked for too many upgrades",
-  connection_cap_reached: "A connection was one too many",
-  accept_failed: "A listener could take no more connections",
+  phone_register_no_server: "A phone asked for a server-id that nobody holds",
+  phone_register_at_cap: "A server-id reached its limit of phones",
+  phone_unregistered: "A phone was closed",
+  phone_frame_refused: "A phone sent invalid JSON",
+  binary_envelope_refused: "A binary sent an invalid envelope",
+  binary_unknown_conn_id: "A binary addressed an unknown phone",
+  push_wake_dropped: "A binary asked for a push, but push is off",
+  rate_limited: "An address exceeded its rate of upgrades",
+  connection_cap_reached: "A connection was refused or dropped at a limit",
+  accept_failed: "A listener could not accept a connection",
   proxy_refused: "A PROXY header was refused",
-  tls_reloaded: "Certificates were read again",
-  tls_reload_failed: "Certificates could not be read again",
-  tls_expires: "A certificate ends soon",
+  tls_reloaded: "Certificates were reloaded",
+  tls_reload_failed: "Certificates could not be reloaded",
+  tls_expires: "A certificate expires soon",
   tls_handshake_failed: "A TLS handshake failed",
   acme_ordering: "A certificate is ordered",
   acme_issued: "A certificate was issued",
-  acme_failed: "A certificate could not be had",
-  cert_cache_tightened: "The certificates' folder was open to others",
+  acme_failed: "Could not obtain a certificate",
+  cert_cache_tightened: "The certificate cache was readable by others; it no longer is",
 };
 
 // Elements
@@ -145,7 +145,7 @@ function element(name, properties = {}, ...children) {
 }
 
 function fill(parent, children) {
-  // A reader's place in a list that has not changed shall not be lost.
+  // Replacing an unchanged list would lose the reader's place.
   const text = children.map((child) => child.outerHTML).join("");
   if (parent.dataset.shown === text) return;
   parent.dataset.shown = text;
@@ -201,7 +201,7 @@ class Chart {
         y: {
           range: (u, low, high) => {
             const top = Math.max(high * 1.1, chart.least);
-            return [-0.03 * top, top]; // a line at nothing is to be seen as well
+            return [-0.03 * top, top]; // keeps a line at zero visible
           },
         },
       },
@@ -222,7 +222,7 @@ class Chart {
           label,
           stroke: () => color(index ? "--second" : "--first"),
           width: index ? 2 : 1.5,
-          // One has its area filled and one has not: told apart without colours, too.
+          // Only one area is filled, so that the two differ without colour.
           fillTo: 0,
           fill: index ? undefined : () => color("--first-area"),
           points: { show: false },
@@ -325,12 +325,12 @@ function showRoom(data) {
   if (certificate?.not_after) {
     const left = certificate.not_after - data.now;
     const days = Math.floor(left / 86400);
-    rows.push(["Certificate", left < 0 ? "has ended" : `${count(days)} ${days === 1 ? "day" : "days"}`, at(day, certificate.not_after), days < 7]);
+    rows.push(["Certificate", left < 0 ? "expired" : `${count(days)} ${days === 1 ? "day" : "days"}`, at(day, certificate.not_after), days < 7]);
   } else if (certificate) {
     rows.push(["Certificate", "none yet", "", true]);
   }
   if (certificate?.last_reload) {
-    rows.push(["Certificates read", certificate.last_reload_ok ? "well" : "with faults", at(date, certificate.last_reload), !certificate.last_reload_ok]);
+    rows.push(["Last reload", certificate.last_reload_ok ? "no faults" : "with faults", at(date, certificate.last_reload), !certificate.last_reload_ok]);
   }
   fill(byId("room"), rows.flatMap(([name, value, aside, bad]) => [
     element("dt", { textContent: name }),
@@ -338,12 +338,12 @@ function showRoom(data) {
   ]));
 }
 
-// Asking
+// Polling
 
 let charts = [];
-let fresh = null; // when the last answer came, by this machine's clock, and by the relay's
+let fresh = null; // time of the last answer, by this machine's clock
 let reachable = true;
-let version = null; // of the relay that this page is from
+let version = null; // of the relay that served this page
 
 function show(data) {
   if (!charts.length) charts = CHARTS.map((chart) => new Chart(chart));
@@ -372,7 +372,7 @@ function lose() {
   reachable = false;
   byId("notice").textContent = fresh === null
     ? "The relay does not answer."
-    : `The relay does not answer. What is shown is of ${exact.format(fresh)}.`;
+    : `The relay does not answer. Last update ${exact.format(fresh)}.`;
 }
 
 function find(data) {
@@ -400,7 +400,7 @@ async function ask() {
     return;
   }
   find(data);
-  // After an upgrade of the relay, its own page is the one to show.
+  // After an upgrade the page is an old one: load the new one.
   if (version !== null && version !== data.version) location.reload();
   version = data.version;
   show(data);

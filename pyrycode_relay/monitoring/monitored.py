@@ -1,0 +1,32 @@
+"""The parts of a relay that the monitoring reads, and no more of them than it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyrycode_relay.http.admission import Admission
+from pyrycode_relay.registry.queues import Ledger
+from pyrycode_relay.registry.registry import Registry
+from pyrycode_relay.tally import Tally
+from pyrycode_relay.tls.store import Certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitored:
+    """Where the numbers come from; each is read when somebody asks for it."""
+
+    registry: Registry
+    memory_budget: Ledger
+    tally: Tally
+    admission: Admission
+    certificates: Certificates | None
+    """None if nothing is served over TLS."""
+    state: Callable[[], str]
+    """Returns ``starting``, ``ready`` or ``draining``."""
+    crowded_out: Callable[[], int]
+    """Returns how many connections without a request were dropped for newer ones."""
+    seconds: Callable[[], float]
+    """Returns the time of the relay's own clock, in seconds."""
+    wall: Callable[[], float]
+    """Returns the time in seconds since 1970."""
