@@ -69,7 +69,8 @@ INTERNALS: Final = (
     *_listed(
         "Twisted",
         "twisted.internet.abstract:FileDescriptor",
-        "connected dataBuffer disconnecting offset reactor _tempDataLen _writeDisconnecting",
+        "connected dataBuffer disconnecting offset reactor _tempDataBuffer _tempDataLen "
+        "_writeDisconnecting",
         "websocket.transports",
     ),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "socket", "websocket.transports"),

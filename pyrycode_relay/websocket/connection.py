@@ -37,7 +37,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pyrycode_relay.limits import Limits
+from pyrycode_relay.limits import ITEM_COST, Limits
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import Close, EndCause
 from pyrycode_relay.registry.queues import Account, Frame, NoOutbox, Outbox
@@ -59,6 +59,7 @@ from pyrycode_relay.websocket.transports import (
     descriptor_of,
     half_close,
     has_ended_below,
+    join_pieces,
     move,
     plain_descriptor,
     prepare_socket,
@@ -86,7 +87,9 @@ _STALL_CHECKS: Final = 4
 """How often within the write-stall time a connection that was written to is looked at."""
 
 _GATHERED: Final = 65_536
-"""Bytes that are gathered for one peer before they are written: the transport's high water."""
+"""Bytes that are gathered for one peer before they are written: the transport's high water.
+
+Each message counts `ITEM_COST` more, because nothing else accounts for what is gathered."""
 
 _READ_SIZE: Final = 65_536
 """Bytes that are read at once: as many as a transport of Twisted's reads."""
@@ -731,7 +734,7 @@ class RelayProtocol(_FramePath):
             poller.gather(self)
         else:
             self._out += parts
-        self._out_size += size
+        self._out_size += size + ITEM_COST
         if self._out_size > _GATHERED:
             self.flush()
 
@@ -780,6 +783,8 @@ class RelayProtocol(_FramePath):
             return self._write_plain(data)
         if not isinstance(transport, TLSMemoryBIOProtocol):
             transport.write(data)
+            if self._plain is not None:
+                join_pieces(self._plain)
             return self._plain is not None
         return write_tls(transport, data)
 

@@ -20,6 +20,8 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 _INT: Final = struct.Struct("i")
+_PIECES: Final = 256
+"""Pieces that may wait in a transport before they are joined; each takes 50 bytes and its data."""
 
 
 class Transport(Protocol):
@@ -101,6 +103,12 @@ def prepare_socket(descriptor: FileDescriptor, send_buffer: int) -> None:
 def waiting_in(descriptor: FileDescriptor) -> int:
     """Return how many bytes a descriptor has still to pass to the kernel."""
     return len(descriptor.dataBuffer) - descriptor.offset + descriptor._tempDataLen
+
+
+def join_pieces(descriptor: FileDescriptor) -> None:
+    """Join what waits in a descriptor if that is many pieces, which take more than their bytes."""
+    if len(descriptor._tempDataBuffer) > _PIECES:
+        descriptor._tempDataBuffer[:] = [b"".join(descriptor._tempDataBuffer)]
 
 
 def unsent_bytes(transport: Transport) -> int:

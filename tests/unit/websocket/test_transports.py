@@ -55,6 +55,17 @@ class TransportTests(Cases):
         self.transport.connectionLost(Failure(CONNECTION_LOST))
         self.assertFalse(transports.can_write_past(self.transport))
 
+    def test_many_pieces(self) -> None:
+        """Small writes that wait become one piece now and again, and go out as they came."""
+        written = [b"%03d" % number for number in range(1000)]
+        for each in written:
+            self.transport.write(each)
+            transports.join_pieces(self.transport)
+            self.assertLessEqual(len(self.transport._tempDataBuffer), 256)
+        self.assertEqual(transports.unsent_bytes(self.transport), 3000)
+        self.transport.doWrite()
+        self.assertEqual(self.far.recv(4096), b"".join(written))
+
     def test_after_a_write(self) -> None:
         """When everything has gone out, the socket can be written to again."""
         self.transport.write(b"x")
