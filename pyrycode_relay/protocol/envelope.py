@@ -16,6 +16,9 @@ from msgspec import UNSET, UnsetType
 
 from pyrycode_relay.protocol import close_codes
 
+_COPIED: Final = 16_384
+"""Bytes up to which a frame is copied: a copy is as fast as a view, and frees the message."""
+
 SUFFIX: Final = b"}"
 """What closes an envelope that `data_prefix` opened."""
 
@@ -51,11 +54,12 @@ class EnvelopeError(ValueError):
 class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What a binary asks for: a frame for a phone, its closing, or both.
 
-    ``frame`` is None when there is none (the key is absent or null).
+    ``frame`` is None if there is none (the key is absent or null). A large frame is a view,
+    which keeps the whole message in memory.
     """
 
     conn_id: str
-    frame: memoryview | None
+    frame: bytes | memoryview | None
     close_code: int | None
 
 
@@ -87,7 +91,7 @@ def _refuse_constant(name: str) -> object:
 # that carry one are scanned again by the standard library, which accepts them. Numbers are only
 # scanned: `len` stands in for int and float, so a huge one costs nothing.
 _scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
-_NULL: Final = memoryview(b"null")
+_NULL: Final = b"null"
 _WHITESPACE: Final = " \t\n\r"
 
 
@@ -152,12 +156,14 @@ def unwrap(message: bytes) -> Envelope | PushWake:
         if conn_id is UNSET and fields.push_wake is not UNSET:
             return PUSH_WAKE
         raise EnvelopeError(EnvelopeFault.NO_CONN_ID)
-    view = None if frame is UNSET else memoryview(frame)
-    if view is None or (len(view) == 4 and view == _NULL):
+    content: bytes | memoryview | None = None
+    if frame is not UNSET:
+        content = bytes(frame) if len(frame) <= _COPIED else memoryview(frame)
+    if content is None or content == _NULL:
         if code is UNSET:
             raise EnvelopeError(EnvelopeFault.NOTHING_ASKED)
         return Envelope(conn_id, None, _code(code))
-    return Envelope(conn_id, view, None if code is UNSET else _code(code))
+    return Envelope(conn_id, content, None if code is UNSET else _code(code))
 
 
 def _code(code: int) -> int:

@@ -2,7 +2,8 @@
 
 Source: "Flow control and liveness" in ``docs/protocol.md``. Budgets are in bytes, because a
 daemon with a dozen sessions sends hundreds of small frames in one burst when a phone connects.
-Every item costs its length plus `ITEM_COST`.
+Every item costs its length plus `ITEM_COST` and takes no more than that: a queue copies what is
+not exactly `bytes`. A view would keep its whole message in memory, and a bytearray has spare room.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ class Ledger:
                 largest.clear()
 
 
+_DEQUE_COST: Final = 768
+"""Bytes that a deque takes in addition to its items."""
+
 _NOTHING: Final[deque[Any]] = deque(maxlen=0)
-"""Stands for every deque that would be empty: even that one takes 760 bytes, and most are."""
+"""Stands for every deque that would be empty, which most are."""
 
 
 class _Queue:
@@ -100,7 +104,7 @@ class _Queue:
         self.cost = 0
         self._items = _NOTHING
 
-    def _append(self, item: Frame | Close) -> None:
+    def _append(self, item: bytes | Close) -> None:
         if self._items is _NOTHING:
             self._items = deque()
         self._items.append(item)
@@ -139,7 +143,7 @@ class Outbox(_Queue):
 
     __slots__ = ("_writing",)
 
-    _items: deque[Frame | Close]
+    _items: deque[bytes | Close]
 
     def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
         super().__init__(budget, account, on_shed)
@@ -157,7 +161,7 @@ class Outbox(_Queue):
 
         Whoever queues asks `would_pass_budget` first; a close is queued whatever the budget.
         """
-        self._append(item)
+        self._append(item if isinstance(item, Close) else bytes(item))
 
     @property
     def close(self) -> Close | None:
@@ -165,9 +169,9 @@ class Outbox(_Queue):
         last = self._items[-1] if self._items else None
         return last if isinstance(last, Close) else None
 
-    def pop(self) -> Frame | Close:
+    def pop(self) -> bytes | Close:
         """Take the next item. Raises `IndexError` when there is none."""
-        item: Frame | Close = self._take()
+        item: bytes | Close = self._take()
         return item
 
     def writing(self, size: int) -> None:
@@ -213,13 +217,15 @@ class Hold(_Queue):
     ``farewell`` is the close notice of a phone that has gone; it stands behind the frames.
     """
 
-    __slots__ = ("farewell",)
+    __slots__ = ("farewell", "overhead")
 
     _items: deque[bytes]
 
     def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
         super().__init__(budget, account, on_shed)
         self.farewell: bytes | None = None
+        self.overhead = 0
+        """Bytes that a phone that has gone takes, without its frames and its farewell."""
 
     def __bool__(self) -> bool:
         return bool(self._items) or self.farewell is not None
@@ -242,15 +248,20 @@ class Hold(_Queue):
         """
         return self.cost <= self.budget // 2
 
-    def push(self, frame: bytes) -> None:
+    def push(self, frame: bytes | bytearray) -> None:
         """Hold ``frame``. What the phone had sent already is held even over the budget."""
         self.account.ledger.held += 1
-        self._append(frame)
+        self._append(bytes(frame))
 
-    def say_farewell(self, notice: bytes) -> None:
-        """Hold ``notice`` behind the frames: the phone has gone and sends no more."""
+    def say_farewell(self, notice: bytes, phone_cost: int) -> None:
+        """Hold ``notice`` behind the frames: the phone has gone and sends no more.
+
+        ``phone_cost`` is the number of bytes that the phone itself takes. It counts from now on,
+        because the connection no longer does.
+        """
         self.farewell = notice
-        self._charge(_cost(notice))
+        self.overhead = phone_cost + (_DEQUE_COST if self._items else 0)
+        self._charge(_cost(notice) + self.overhead)
 
     def pop(self) -> bytes | None:
         """Take the frame that came first; None when only the farewell is left."""
@@ -263,13 +274,17 @@ class Hold(_Queue):
         """Drop the frames and leave the farewell."""
         if self._items:
             self._items = _NOTHING
-            left = 0 if self.farewell is None else _cost(self.farewell)
+            left = 0
+            if self.farewell is not None:
+                self.overhead -= _DEQUE_COST
+                left = _cost(self.farewell) + self.overhead
             self._charge(left - self.cost)
 
     def clear(self) -> None:
         """Drop everything, the farewell too."""
         self._items = _NOTHING
         self.farewell = None
+        self.overhead = 0
         if self.cost:
             self._charge(-self.cost)
 

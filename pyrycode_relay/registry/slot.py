@@ -9,12 +9,15 @@ phone in turn, each phone's in the order it sent them. Source: sections 4 and 5 
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyrycode_relay.limits import Limits, OnReclaim
 from pyrycode_relay.protocol.close_codes import Close
 from pyrycode_relay.protocol.envelope import SUFFIX, close_notice, data_prefix
 from pyrycode_relay.registry.queues import Frame, Hold, Ledger
+
+_DEPARTED_COST: Final = 512
+"""Bytes that a phone takes that has left something behind, without its ids."""
 
 
 class BinaryLeg(Protocol):
@@ -52,11 +55,14 @@ class Phone:
 
     __slots__ = ("conn_id", "directed", "gone", "hold", "leg", "prefix", "slot")
 
-    def __init__(self, slot: Slot, conn_id: str, leg: PhoneLeg, hold: Hold) -> None:
+    def __init__(
+        self, slot: Slot, conn_id: str, leg: PhoneLeg, budget: int, ledger: Ledger
+    ) -> None:
         self.slot = slot
         self.conn_id = conn_id
         self.leg = leg
-        self.hold = hold
+        """The phone's connection; deleted when the phone has gone and left something behind."""
+        self.hold = Hold(budget, ledger.phones, self.shed)
         self.prefix = data_prefix(conn_id)
         self.directed = False
         """Whether the binary has asked for this phone's closing."""
@@ -71,6 +77,10 @@ class Phone:
             binary.send(self.prefix, frame, SUFFIX)
         else:
             slot.hold(self, frame)
+
+    def shed(self) -> None:
+        """Give up what is held of this phone, because its queue is the largest."""
+        self.slot.shed(self)
 
 
 class Slot:
@@ -96,15 +106,17 @@ class Slot:
 
     def add(self, conn_id: str, leg: PhoneLeg) -> Phone:
         """Give the phone its place."""
-        hold = Hold(self._limits.hold_bytes, self._ledger.phones, lambda: self._shed(phone))
-        phone = Phone(self, conn_id, leg, hold)
+        phone = Phone(self, conn_id, leg, self._limits.hold_bytes, self._ledger)
         self.phones[conn_id] = phone
         return phone
 
-    def _shed(self, phone: Phone) -> None:
+    def shed(self, phone: Phone) -> None:
         """Give up a phone whose held frames are the largest queue of all."""
-        self._forget(phone)
-        phone.leg.backlog_full()
+        if phone.gone:
+            self._shed_legacy(phone)
+        else:
+            self._forget(phone)
+            phone.leg.backlog_full()
 
     def remove(self, phone: Phone, close_code: int) -> None:
         """Take the phone's place away, and see to it that its binary hears of it if it should.
@@ -135,16 +147,17 @@ class Slot:
     def _bequeath(self, phone: Phone, notice: bytes) -> None:
         hold = phone.hold
         was_waiting = bool(hold)
-        hold.on_shed = lambda: self._shed_legacy(phone)
-        hold.say_farewell(notice)
+        # Otherwise the connection would stay in memory with the phone.
+        del phone.leg
+        hold.say_farewell(notice, _DEPARTED_COST + len(phone.conn_id) + len(phone.prefix))
         if not self._owes_notice(phone):
             self._forget(phone)  # the memory budget took its binary
         if not hold:
             return  # or the notice, at once
-        if self._legacy + hold.cost > self._legacy_budget:
+        if self._legacy + hold.cost - hold.overhead > self._legacy_budget:
             # Its frames are too much to keep; that it has gone is not.
             hold.drop_frames()
-        self._legacy += hold.cost
+        self._legacy += hold.cost - hold.overhead
         self._departed.add(phone.conn_id)
         if not was_waiting:
             self.waiting.append(phone)
@@ -152,18 +165,19 @@ class Slot:
     def _shed_legacy(self, phone: Phone) -> None:
         """Give up what a phone left behind: its frames, and the notice only where it is alone."""
         hold = phone.hold
-        before = hold.cost
+        before = hold.cost - hold.overhead
         hold.drop_frames()
-        if hold.cost == before:
+        after = hold.cost - hold.overhead
+        if after == before:
             self._forget(phone)
         elif phone.conn_id in self._departed:
-            self._legacy -= before - hold.cost
+            self._legacy -= before - after
 
     def _forget(self, phone: Phone) -> None:
         """Drop whatever is held of a phone that has gone."""
         if phone.conn_id in self._departed:
             self._departed.discard(phone.conn_id)
-            self._legacy -= phone.hold.cost
+            self._legacy -= phone.hold.cost - phone.hold.overhead
         if phone.gone:
             phone.hold.retire()
         else:

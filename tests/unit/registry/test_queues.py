@@ -138,7 +138,7 @@ class EmptyTests(Cases):
         hold.on_shed = hold.drop_frames
         for _ in range(2):
             hold.push(b"1" * 500)
-            hold.say_farewell(b"1" * 500)
+            hold.say_farewell(b"1" * 500, 0)
             self.assertIs(hold._items, _NOTHING)
             hold.clear()
         self.assertEqual((len(_NOTHING), ledger.total), (0, 0))
@@ -200,20 +200,29 @@ class HoldTests(Cases):
         self.assertEqual([self.hold.pop() for _ in range(10)], [b"1" * 400] * 10)
 
     def test_farewell(self) -> None:
-        """The farewell stands behind the frames, counts, and is no frame."""
+        """The farewell stands behind the frames, counts with its phone, and is no frame."""
         self.hold.push(b"1")
-        self.hold.say_farewell(b"bye")
-        self.assertEqual(self.ledger.total, 65 + 67)
+        self.hold.say_farewell(b"bye", 500)
+        self.assertGreater(self.hold.overhead, 500)
+        self.assertEqual(self.ledger.total, 65 + 67 + self.hold.overhead)
         self.assertEqual(self.hold.pop(), b"1")
         self.assertTrue(self.hold)
         self.assertIsNone(self.hold.pop())
         self.assertEqual(self.hold.farewell, b"bye")
-        self.assertEqual(self.ledger.total, 67)
+        self.assertEqual(self.ledger.total, 67 + self.hold.overhead)
+
+    def test_farewell_alone(self) -> None:
+        """A farewell without its frames still counts with its phone."""
+        self.hold.push(b"1")
+        self.hold.say_farewell(b"bye", 500)
+        self.hold.drop_frames()
+        self.assertIsNone(self.hold.pop())
+        self.assertEqual((self.ledger.total, self.hold.overhead), (67 + 500, 500))
 
     def test_clear(self) -> None:
         """Clearing drops the farewell too."""
         self.hold.push(b"1")
-        self.hold.say_farewell(b"bye")
+        self.hold.say_farewell(b"bye", 0)
         for _ in range(2):
             self.hold.clear()
             self.assertFalse(self.hold)
@@ -223,7 +232,7 @@ class HoldTests(Cases):
     def test_retired(self) -> None:
         """A queue that is retired is empty and lets its owner go."""
         self.hold.push(b"1")
-        self.hold.say_farewell(b"bye")
+        self.hold.say_farewell(b"bye", 0)
         self.hold.retire()
         self.assertFalse(self.hold)
         self.assertEqual(self.ledger.total, 0)
@@ -323,7 +332,7 @@ class LedgerTests(Cases):
 
         def shed() -> None:
             hold.clear()
-            hold.say_farewell(b"bye")
+            hold.say_farewell(b"bye", 0)
 
         hold = Hold(10_000, ledger.phones, shed)
         hold.push(b"1" * 2000)
@@ -389,7 +398,7 @@ class LedgerTests(Cases):
                 queue.pop()
             elif isinstance(queue, Hold):
                 if queue.farewell is None:
-                    queue.say_farewell(b"1" * size)
+                    queue.say_farewell(b"1" * size, 0)
             elif action == 8:
                 queue.writing(size)
             else:

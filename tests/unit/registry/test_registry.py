@@ -683,7 +683,8 @@ class History(RuleBasedStateMachine):
             assert not lost or self.ledger.shed, "what a phone left behind was lost without need"
             place.left[:] = [c for c in place.left if c not in lost]
             for caller in place.left:
-                if caller.phone.hold.cost != caller.cost:
+                hold = caller.phone.hold
+                if hold.cost - hold.overhead != caller.cost:
                     assert self.ledger.shed, "frames left behind were lost without need"
                     caller.due = deque([caller.due[-1]])
         return [*self.places.values()]
@@ -787,7 +788,9 @@ class History(RuleBasedStateMachine):
     @invariant()
     def every_byte_is_accounted_for(self) -> None:
         waiting = sum(
-            caller.cost for place in self.settled() for caller in (*place.here, *place.left)
+            caller.cost + caller.phone.hold.overhead
+            for place in self.settled()
+            for caller in (*place.here, *place.left)
         )
         assert self.ledger.total == waiting + sum(c.outbox.cost for c in self.callers())
         assert self.ledger.total <= self.memory_budget
@@ -822,12 +825,12 @@ class KeepHistory(History):
 
 class TightEvictHistory(History):
     policy = EVICT
-    memory_budget = 900
+    memory_budget = 1900
 
 
 class TightKeepHistory(History):
     policy = KEEP
-    memory_budget = 900
+    memory_budget = 1900
 
 
 class HistoryTests(Cases):

@@ -1,0 +1,99 @@
+"""The resident memory of a real process, compared with what the relay accounts for."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.request import ProxyHandler, build_opener
+
+from tests.system.harness import (
+    DEADLINE,
+    TEXT,
+    BarePeer,
+    SystemTestCase,
+    binary_fields,
+    eventually,
+    frame,
+    phone_fields,
+)
+from tests.system.test_status_page import METRICS, metrics_port
+
+MEBIBYTE = 2**20
+
+ROOM = 8 * MEBIBYTE
+"""Bytes that a busy process may take in addition, whatever it keeps."""
+
+
+class QueueTests(SystemTestCase):
+    """A phone that does not read, and a daemon that goes on sending to it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.relay(
+            METRICS, "--outbox-bytes=200000000", "--memory-budget=400000000", "--write-stall=600"
+        )
+        self.metrics = f"http://127.0.0.1:{metrics_port(self.server)}/metrics"
+        self.opener = build_opener(ProxyHandler({}))
+
+    def pair(self) -> tuple[BarePeer, BarePeer, bytes]:
+        """Connect a daemon and a phone that reads nothing more; return them and the phone's id."""
+        daemon = BarePeer(self.server, "/v1/server", binary_fields("home"))
+        self.addCleanup(daemon.sock.close)
+        phone = BarePeer(self.server, "/v1/client", phone_fields("home"), receive_buffer=4096)
+        self.addCleanup(phone.sock.close)
+        phone.send(frame(TEXT, b"1"))
+        self.arriving = daemon.frames()
+        conn_id: str = json.loads(next(self.arriving)[1])["conn_id"]
+        return daemon, phone, conn_id.encode()
+
+    def queued(self) -> int:
+        """Return how many bytes wait in all queues, by the relay's own account."""
+        with self.opener.open(self.metrics, timeout=DEADLINE) as answer:
+            page = answer.read()
+        found = re.search(rb"^pyrycode_relay_queue_bytes (\S+)$", page, re.MULTILINE)
+        assert found is not None
+        return int(float(found[1]))
+
+    def fill(self, daemon: BarePeer, conn_id: bytes, envelope: bytes, count: int) -> int:
+        """Send an envelope ``count`` times to a stuck phone; return by how much memory grew."""
+        stuffing = b'{"conn_id":"%s","frame":"%s"}' % (conn_id, b"x" * 100_000)
+        for _ in range(10):
+            daemon.send(frame(TEXT, stuffing))
+        self.taken(daemon)
+        before, queued = self.server.rss(), self.queued()
+        for _ in range(10):
+            daemon.send(frame(TEXT, envelope) * (count // 10))
+        self.taken(daemon)
+        self.waiting = self.queued() - queued
+        return self.server.rss() - before
+
+    def taken(self, daemon: BarePeer) -> None:
+        """Wait until the relay has read all that the daemon has sent."""
+        daemon.send(frame(9, b"all of it"))
+        for opcode, payload in self.arriving:
+            if (opcode, payload) == (10, b"all of it"):
+                return
+        self.fail("the daemon's connection has ended")
+
+    def test_small_frames(self) -> None:
+        """Small frames take what the relay accounts for."""
+        for size in (2, 100, 256):
+            with self.subTest(size=size):
+                daemon, phone, conn_id = self.pair()
+                text = b'"' + b"x" * (size - 2) + b'"'
+                count = 20 * MEBIBYTE // (size + 64) // 10 * 10
+                envelope = b'{"conn_id":"%s","frame":%s}' % (conn_id, text)
+                growth = self.fill(daemon, conn_id, envelope, count)
+                self.assertEqual(self.waiting, count * (size + 64))
+                self.assertLess(growth, 1.2 * self.waiting + ROOM)
+                phone.sock.close()
+                daemon.sock.close()
+                eventually("all is forgotten", lambda: self.server.counts() == (0, 0))
+
+    def test_what_stands_beside_a_frame(self) -> None:
+        """A small frame does not keep the message that it came in."""
+        daemon, _, conn_id = self.pair()
+        envelope = b'{"conn_id":"%s","frame":1,"x":"%s"}' % (conn_id, b"x" * 260_000)
+        growth = self.fill(daemon, conn_id, envelope, 400)
+        self.assertEqual(self.waiting, 400 * 65)
+        self.assertLess(growth, ROOM)
