@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,8 +61,9 @@ def ecdsa_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+@cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    """Make a key as older certificates have it."""
+    """Return a key as older certificates have it, one for each size: making one takes long."""
     return rsa.generate_private_key(65537, bits)
 
 

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.internet.task import Clock
 
 from pyrycode_relay.addresses import UNIX, limit_key
+from pyrycode_relay.http import admission
 from pyrycode_relay.http.admission import (
     RATED_ADDRESSES,
     RETRY_AFTER,
@@ -81,13 +82,15 @@ class AdmissionTests(Cases):
         def address(number: int) -> str:
             return f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1"
 
-        admission = self.admission(upgrade_rate=10, upgrade_burst=1)
-        for number in range(RATED_ADDRESSES + 1):
-            self.assertIsNone(admission.ask(Leg.PHONE, address(number)))
-        for number in (1, RATED_ADDRESSES):
-            self.assertIs(self.bound(admission, address(number)), Bound.RATE)
-        self.assertIsNone(admission.ask(Leg.PHONE, address(0)), "forgotten, so its bucket is full")
-        self.assertIsNone(admission.ask(Leg.PHONE, address(2)), "forgotten for the one before")
+        self.assertEqual(RATED_ADDRESSES, 65_536)
+        self.patch(admission, "RATED_ADDRESSES", 1000)
+        rated = self.admission(upgrade_rate=10, upgrade_burst=1)
+        for number in range(1001):
+            self.assertIsNone(rated.ask(Leg.PHONE, address(number)))
+        for number in (1, 1000):
+            self.assertIs(self.bound(rated, address(number)), Bound.RATE)
+        self.assertIsNone(rated.ask(Leg.PHONE, address(0)), "forgotten, so its bucket is full")
+        self.assertIsNone(rated.ask(Leg.PHONE, address(2)), "forgotten for the one before")
 
     def test_ipv6(self) -> None:
         """All IPv6 addresses of a /64 share their limits; those of the next /64 do not."""
