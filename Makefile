@@ -1,50 +1,61 @@
-# Two virtual environments' worth of work in one: `make run` installs what the relay and the
-# examples need, everything else what the checks need besides.
+# `make run` installs what the relay and the examples need; the other targets install what the
+# checks need, too. Both go into the virtual environment VENV.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:8080
-# Processes that share the tests, which wait more than they work.
+# The processes that share the tests, which wait more than they compute.
 JOBS ?= 2
+# The factor for the number of examples that each Hypothesis test tries.
+EXAMPLES ?= 1
 
-.PHONY: run test pytest lane check bench format wheel clean deploy/relay.toml
+.DEFAULT_GOAL := help
+.PHONY: help run unit test pytest lane check format bench wheel clean deploy/relay.toml
+
+help: ## show this list
+	@sed -nE 's/^([a-z./]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 run: $(VENV)/.run ## start the relay on LISTEN
 	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
 
-test: $(VENV)/.dev ## run the whole suite under trial, and show its branch coverage
+unit: $(VENV)/.dev ## run the unit tests, in a few seconds
+	$(BIN)/python -m twisted.trial tests.unit
+
+test: $(VENV)/.dev ## run all tests under trial and show the branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m twisted.trial --jobs=$(JOBS) tests
+	PYRYCODE_RELAY_TEST_EXAMPLES=$(EXAMPLES) \
+	  $(BIN)/coverage run -m twisted.trial --jobs=$(JOBS) tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-pytest: $(VENV)/.dev ## run the whole suite under pytest
-	$(BIN)/pytest -q --numprocesses=$(JOBS) --dist=worksteal
+pytest: $(VENV)/.dev ## run all tests under pytest
+	PYRYCODE_RELAY_TEST_EXAMPLES=$(EXAMPLES) \
+	  $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=worksteal
 
-lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on many more streams
+lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on ten times the streams
 	PYRYCODE_RELAY_TEST_EXAMPLES=10 $(BIN)/python -m twisted.trial \
 	  --temp-directory=_trial_temp_lane tests.wire.test_lane
 
-check: $(VENV)/.dev ## lint, types, the layers and the log's fields
+check: $(VENV)/.dev ## check lint, format, types, layers and log calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m twisted.trial tests.unit.test_layers tests.unit.test_log_calls
 
-bench: $(VENV)/.bench ## measure the relay against the obvious one; BENCH=--quick for a glance
-	$(BIN)/python -m benchmarks $(BENCH)
-
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-deploy/relay.toml: $(VENV)/.dev ## write the example of a configuration file
+bench: $(VENV)/.bench ## compare the relay with a plain Autobahn server (BENCH=--quick for a glance)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+deploy/relay.toml: $(VENV)/.dev ## write the example configuration file
 	$(BIN)/twistd pyrycode-relay --example-config > $@
 
-wheel: $(VENV)/.dev ## build dist/*.whl
+wheel: $(VENV)/.dev ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
-clean:
+clean: ## remove everything that the other targets made
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.*
 
 $(VENV)/bin/python:
