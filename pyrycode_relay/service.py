@@ -44,6 +44,7 @@ from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.protocol.close_codes import EndCause
+from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source, check_authorities
 from pyrycode_relay.tls.store import Certificates, TLSFactory
 from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
@@ -66,10 +67,6 @@ _OPEN_FILES: Final = 4096
 
 _POLL: Final = 0.05
 """Seconds between looks at whether all connections have gone."""
-
-
-class ListenError(Exception):
-    """A listener that cannot be opened; the text is a sentence with the reason."""
 
 
 class RelayService(Service):
@@ -195,7 +192,7 @@ class RelayService(Service):
     def privilegedStartService(self) -> None:
         """Open the listeners, while ports below 1024 can still be bound.
 
-        Raises `CertificateError` and `ListenError`; what was opened before is closed again.
+        Raises `StartupError`; what was opened before is closed again.
         """
         listeners: list[tuple[str, IProtocolFactory]]
         listeners = [
@@ -222,7 +219,7 @@ class RelayService(Service):
             return self._listen(address, factory)
         except Exception as error:
             self._close_ports()
-            raise ListenError(f"{problem} {address}: {_cause(error)}{fix}.") from error
+            raise StartupError(f"{problem} {address}: {_cause(error)}{fix}.") from error
 
     def _close_ports(self) -> None:
         """Close what was opened before the reactor runs, which stopListening waits for."""
@@ -250,7 +247,7 @@ class RelayService(Service):
         endpoint = serverFromString(self._reactor, endpoint_string(address))
         endpoint.listen(factory).addBoth(outcome.append)
         if not outcome:
-            raise ListenError("the endpoint did not answer at once")
+            raise RuntimeError("the endpoint did not answer at once")
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
         return outcome[0]
@@ -258,7 +255,7 @@ class RelayService(Service):
     def startService(self) -> None:
         """Begin to serve.
 
-        Raises `CertificateError` when the certificate cache cannot be used.
+        Raises `StartupError` when the certificate cache cannot be used.
         """
         super().startService()
         if not self.ports:
@@ -424,7 +421,7 @@ def _sources(settings: Settings, cache: CertCache | None) -> list[Source]:
 
 
 def check_certificates(settings: Settings, observer: Observer) -> None:
-    """Read the operator's certificates as a start would. Raises `CertificateError`."""
+    """Read the operator's certificates as a start would. Raises `StartupError`."""
     if sources := _given_sources(settings):
         # Nothing is timed: the clock stands.
         Certificates(sources, settings.domain, observer, Clock()).load()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -25,14 +25,6 @@ _MOST_FILES: Final = 1_048_576
 """What stands for a limit of open files without end: the kernel's own, by default."""
 _STATUS: Final = Path("/proc/self/status")
 _CAPABILITIES: Final = re.compile(rb"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
-
-
-class BootError(Exception):
-    """A relay that must not run as it was started; ``problems`` has a sentence for each reason."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__(" ".join(self.problems))
 
 
 def raise_open_files() -> int:

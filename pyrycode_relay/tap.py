@@ -25,23 +25,20 @@ from pyrycode_relay.config.settings import (
     FILE_OR_NONE,
     OPTIONS,
     PATH,
-    ConfigurationError,
     Option,
     Settings,
     example,
 )
-from pyrycode_relay.config.toml_file import ConfigFile, ConfigFileError
-from pyrycode_relay.http.capacity import Capacity, CapacityError
+from pyrycode_relay.config.toml_file import ConfigFile
+from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import (
-    ListenError,
     RelayService,
     check_certificates,
     handle_signals,
 )
-from pyrycode_relay.startup_checks import BootError
-from pyrycode_relay.tls.certificate import CertificateError
+from pyrycode_relay.startup_error import StartupError
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:
@@ -142,16 +139,14 @@ class Options(usage.Options):
             file = toml_file.read(path) if path else ConfigFile()
             self.settings = settings = Settings.read(self._given, os.environ, file)
             self.capacity = Capacity.within(startup_checks.raise_open_files(), settings.limits)
-        except (ConfigFileError, ConfigurationError) as error:
+        except StartupError as error:
             _fail(error.problems)
-        except CapacityError as error:
-            _fail([str(error)])
         if settings.production and (problems := [*startup_checks.exposed_addresses(settings)]):
             _fail(problems)
         if self["check-config"]:
             try:
                 check_certificates(settings, EventLog(settings.log_level, time.monotonic))
-            except CertificateError as error:
+            except StartupError as error:
                 _fail(error.problems)
             self._print(settings.lines())
 
@@ -239,8 +234,8 @@ class _Process(RelayService):
         """Open the listeners; one that cannot be opened ends the process with a sentence."""
         try:
             super().privilegedStartService()
-        except (CertificateError, ListenError) as error:
-            self._end(str(error).splitlines())
+        except StartupError as error:
+            self._end(error.problems)
             raise
 
     def startService(self) -> None:
@@ -257,13 +252,13 @@ class _Process(RelayService):
             if problems:
                 self._close_ports()
                 self._end(problems)
-                raise BootError(problems)
+                raise StartupError(*problems)
         signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
         try:
             super().startService()
-        except CertificateError as error:
+        except StartupError as error:
             self._close_ports()
-            self._end(str(error).splitlines())
+            self._end(error.problems)
             raise
         self.manager.ready()
 

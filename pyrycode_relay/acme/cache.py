@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pyrycode_relay.acme.schedule import Lifetime
-from pyrycode_relay.tls.certificate import MALFORMED, CertificateError, is_for
+from pyrycode_relay.startup_error import StartupError
+from pyrycode_relay.tls.certificate import MALFORMED, is_for
 
 FULLCHAIN: Final = "fullchain.pem"
 PRIVKEY: Final = "privkey.pem"
@@ -40,10 +41,6 @@ _ISSUED: Final = "issued-"
 _TEMPORARY: Final = ".new-"
 _LARGEST: Final = 1 << 20
 """Bytes of a file that are read: a chain has some thousands."""
-
-
-class CacheError(CertificateError):
-    """A cache that cannot be used; the text is a sentence with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ class CertCache:
     def prepare(self) -> list[Path]:
         """Make the folders; return those that others could enter and now cannot any more.
 
-        Raises `CacheError` for a cache that is not the relay's alone. What has nothing in it but
+        Raises `StartupError` for a cache that is not the relay's alone. What has nothing in it but
         the relay's own is tightened; another folder, say a home, is not the relay's to change.
         """
         try:
@@ -118,7 +115,7 @@ class CertCache:
             if (self._home / _ACCOUNT).exists():
                 self.account_key()
         except OSError as error:
-            raise CacheError(
+            raise StartupError(
                 f"The certificate cache {self._root} cannot be used: {error.strerror}; give "
                 "--cert-cache a folder that the relay may write."
             ) from error
@@ -127,18 +124,18 @@ class CertCache:
     def _tighten(self, folder: Path) -> Iterator[Path]:
         status = folder.stat()
         if not stat.S_ISDIR(status.st_mode):
-            raise CacheError(
+            raise StartupError(
                 f"The certificate cache {folder} is not a folder; give --cert-cache one."
             )
         if status.st_uid != os.geteuid():
-            raise CacheError(
+            raise StartupError(
                 f"The certificate cache {folder} belongs to user {status.st_uid}, not to the "
                 f"relay's; chown it to {os.geteuid()}, or give --cert-cache another folder."
             )
         if not status.st_mode & 0o077:
             return
         if not all(self._is_ours(each) for each in folder.iterdir()):
-            raise CacheError(
+            raise StartupError(
                 f"The certificate cache {folder} has mode {stat.S_IMODE(status.st_mode):04o} and "
                 f"other files in it; chmod 700 {folder}, or give --cert-cache a folder of its own."
             )
@@ -165,7 +162,7 @@ class CertCache:
     def account_key(self) -> bytes:
         """Return the account's key as PEM, and make it the first time.
 
-        Raises `CacheError` when there is one that cannot be read.
+        Raises `StartupError` when there is one that cannot be read.
         """
         path = self._home / _ACCOUNT
         try:
@@ -179,7 +176,7 @@ class CertCache:
             private = None
         if isinstance(private, ec.EllipticCurvePrivateKey) and private.key_size == 256:
             return key
-        raise CacheError(
+        raise StartupError(
             f"The ACME account's key {path} is no ECDSA key on P-256; remove it, and the relay "
             "makes itself a new account."
         )

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pyrycode_relay.acme.cache import CacheError, CertCache, Issued
+from pyrycode_relay.acme.cache import CertCache, Issued
 from pyrycode_relay.acme.client import DEADLINE, AcmeError, Conversation
 from pyrycode_relay.acme.schedule import (
     LONGEST_WAIT,
@@ -28,6 +28,7 @@ from pyrycode_relay.acme.schedule import (
     suggested,
 )
 from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.startup_error import StartupError
 
 _bugs = Logger()
 
@@ -170,7 +171,7 @@ class Issuance:
             self._failures = 0
         except AcmeError as error:
             return self._failed(error)
-        except CacheError as error:
+        except StartupError as error:
             return self._failed(AcmeError(str(error)))
         except OSError:
             return self._failed(AcmeError("the certificate cache cannot be written"))

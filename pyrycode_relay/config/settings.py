@@ -27,6 +27,7 @@ from pyrycode_relay.config import toml_file
 from pyrycode_relay.config.toml_file import ConfigFile
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits, OnReclaim
+from pyrycode_relay.startup_error import StartupError
 
 ENVIRONMENT_PREFIX: Final = "PYRYCODE_RELAY_"
 
@@ -42,14 +43,6 @@ _OFF: Final = frozenset({"", "0", "off", "false", "no"})
 
 LISTEN_BACKLOG: Final = 1024
 """Connections the kernel completes before they are accepted: a reconnect storm is one burst."""
-
-
-class ConfigurationError(ValueError):
-    """A configuration that cannot be used; ``problems`` has one sentence for each mistake."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 def _seconds(text: str) -> float:
@@ -677,7 +670,7 @@ class Settings:
     ) -> Settings:
         """Read what the command line gave, by name and in its order, the environment and a file.
 
-        Raises `ConfigurationError` with everything that is wrong.
+        Raises `StartupError` with everything that is wrong.
         """
         problems = [*_misplaced(file)]
         values: dict[str, Any] = {}
@@ -704,7 +697,7 @@ class Settings:
         elif not any(_source(each, given, environment, file)[1] for each in _LISTENERS):
             problems.append(_NOWHERE)
         if problems:
-            raise ConfigurationError(problems)
+            raise StartupError(*problems)
         bounds = {field.name: values.pop(field.name) for field in dataclasses.fields(Limits)}
         return cls(limits=Limits(**bounds), sources=sources, **values)
 

@@ -12,20 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pyrycode_relay.startup_error import StartupError
+
 _MAX_BYTES: Final = 1_048_576
 """Bytes of a configuration file: far more than every setting takes. The wrong file may be huge."""
 _MAX_BITS: Final = 64
 """Of a number: no setting takes a larger one."""
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
 _BARE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
-
-
-class ConfigFileError(ValueError):
-    """A file that cannot be used; ``problems`` has one sentence for each mistake."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +33,27 @@ class ConfigFile:
 
 
 def read(path: str) -> ConfigFile:
-    """Read a file. Raises `ConfigFileError`."""
+    """Read a file. Raises `StartupError`."""
     shown = path if path.isprintable() else ascii(path)
     try:
         with Path(path).open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise ConfigFileError([f"{shown} is larger than {_MAX_BYTES} bytes."])
+            raise StartupError(f"{shown} is larger than {_MAX_BYTES} bytes.")
         return parse(shown, raw.decode())
     except OSError as error:
-        raise ConfigFileError([f"Cannot read {shown}: {error.strerror}."]) from error
+        raise StartupError(f"Cannot read {shown}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigFileError([f"{shown}, line {line}: not UTF-8."]) from error
+        raise StartupError(f"{shown}, line {line}: not UTF-8.") from error
 
 
 def parse(path: str, text: str) -> ConfigFile:
-    """Take apart the text of a file that is at ``path``. Raises `ConfigFileError`."""
+    """Take apart the text of a file that is at ``path``. Raises `StartupError`."""
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigFileError([f"{path}{_explained(error)}"]) from error
+        raise StartupError(f"{path}{_explained(error)}") from error
     problems: list[str] = []
     texts: dict[str, Sequence[str]] = {}
     lists = set()
@@ -80,7 +74,7 @@ def parse(path: str, text: str) -> ConfigFile:
                 "false, or a list of them, and stands outside of any [table]."
             )
     if problems:
-        raise ConfigFileError(problems)
+        raise StartupError(*problems)
     return ConfigFile(path, texts, frozenset(lists))
 
 

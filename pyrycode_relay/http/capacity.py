@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyrycode_relay.limits import Limits
+from pyrycode_relay.startup_error import StartupError
 
 SPARE_FILES: Final = 192
 """Open files kept for everything but peers: listeners, the log, certificates, the operator's
@@ -32,10 +33,6 @@ _WAITING_SHARE: Final = 8
 """The default for ``max_waiting`` is the limit of open files divided by this."""
 
 
-class CapacityError(ValueError):
-    """The limit of open files is too low; the text is a sentence with the fix."""
-
-
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """How many connections of each kind the relay has room for."""
@@ -55,10 +52,10 @@ class Capacity:
     def within(cls, files: int, limits: Limits) -> Capacity:
         """Return the capacity that ``limits`` set; what they leave open follows from ``files``.
 
-        ``files`` is the process's limit of open files. Raises `CapacityError` if it is too low.
+        ``files`` is the process's limit of open files. Raises `StartupError` if it is too low.
         """
         if files < LEAST_FILES:
-            raise CapacityError(
+            raise StartupError(
                 f"Only {files} files may be open, and a relay needs {LEAST_FILES}; raise the "
                 "limit (ulimit -n, or LimitNOFILE= in a systemd unit)."
             )
@@ -67,7 +64,7 @@ class Capacity:
         connections = limits.max_connections or min(MOST_CONNECTIONS, ceiling)
         needed = max(connections, 1) + waiting + SPARE_FILES
         if needed > files:
-            raise CapacityError(
+            raise StartupError(
                 f"--max-connections={limits.max_connections} and --max-waiting={waiting} need "
                 f"{needed} open files, and {files} are allowed; lower them or raise the limit "
                 "(ulimit -n, or LimitNOFILE= in a systemd unit)."

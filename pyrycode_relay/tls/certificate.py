@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from pyrycode_relay.startup_error import StartupError
+
 _MAX_FILE: Final = 2**20
 """Bytes of a file that is read: chains have a few thousand."""
 _TRIAL: Final = b"pyrycode-relay"
@@ -35,14 +37,6 @@ MALFORMED: Final = (
     x509.UnsupportedGeneralNameType,
 )
 """What cryptography raises for a certificate that it cannot read, or not all of it."""
-
-
-class CertificateError(Exception):
-    """Certificates that cannot be used; ``problems`` has one sentence for each mistake."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +72,18 @@ class Folder:
     option: str = "--tls-dir"
 
     def pairs(self) -> Sequence[Pair]:
-        """Return the pairs that are there now. Raises `CertificateError`."""
+        """Return the pairs that are there now. Raises `StartupError`."""
         try:
             names = {each.name for each in self.path.iterdir()}
         except OSError as error:
-            raise CertificateError(f"{self.path} cannot be read: {error.strerror}.") from error
+            raise StartupError(f"{self.path} cannot be read: {error.strerror}.") from error
         pairs = [
             Pair(self.path / name, self.path / self._key(name.removesuffix(".pem"), names))
             for name in sorted(names)
             if name.endswith(".pem") and not name.endswith("-key.pem") and name[0] != "."
         ]
         if not pairs:
-            raise CertificateError(
+            raise StartupError(
                 f"{self.path} has no certificate; put its chain there as NAME.pem and its key as "
                 "NAME.key."
             )
@@ -122,28 +116,28 @@ class Certificate:
 
     @classmethod
     def read(cls, pair: Pair, now: float) -> Certificate:
-        """Read and check a pair. Raises `CertificateError`."""
+        """Read and check a pair. Raises `StartupError`."""
         chain = _chain(pair.certificate)
         key = _private_key(pair.key)
         leaf = chain[0]
         if not is_for(leaf, key):
-            raise CertificateError(_mismatch(pair, chain, key))
+            raise StartupError(_mismatch(pair, chain, key))
         if not _signs(key):
-            raise CertificateError(f"The key {pair.key} is damaged: what it signs is not valid.")
+            raise StartupError(f"The key {pair.key} is damaged: what it signs is not valid.")
         names, addresses = _names(pair.certificate, leaf)
         if not names and not addresses:
-            raise CertificateError(
+            raise StartupError(
                 f"The certificate in {pair.certificate} names nothing that it is for; have it "
                 "issued with a subjectAltName, which is all that clients look at."
             )
         not_before = leaf.not_valid_before_utc.timestamp()
         not_after = leaf.not_valid_after_utc.timestamp()
         if not_after <= now:
-            raise CertificateError(
+            raise StartupError(
                 f"The certificate in {pair.certificate} has expired on {day(not_after)}; renew it."
             )
         if not_before > now:
-            raise CertificateError(
+            raise StartupError(
                 f"The certificate in {pair.certificate} is not valid before "
                 f"{leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait, or set the clock."
             )
@@ -164,12 +158,12 @@ class Certificate:
 
 
 def check_authorities(path: Path) -> None:
-    """See that a file has certificates to trust; raises `CertificateError`."""
+    """See that a file has certificates to trust; raises `StartupError`."""
     data, _ = _contents(path)
     try:
         x509.load_pem_x509_certificates(data)
     except MALFORMED:
-        raise CertificateError(
+        raise StartupError(
             f"{path} has no certificate in PEM form, or a damaged one; give --acme-ca-file the "
             "root of the ACME CA's own certificate."
         ) from None
@@ -201,14 +195,14 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
             # The last one is cut off, which cryptography passes over.
             raise ValueError
     except MALFORMED:
-        raise CertificateError(
+        raise StartupError(
             f"{path} has no certificate in PEM form, or a damaged one; give the CA's fullchain.pem."
         ) from None
     for number, (issued, issuer) in enumerate(pairwise(chain), 2):
         try:
             issued.verify_directly_issued_by(issuer)
         except (ValueError, InvalidSignature):
-            raise CertificateError(
+            raise StartupError(
                 f"Certificate {number} in {path} has not issued the one before it; put the "
                 "server's own first, then its issuer, and so on."
             ) from None
@@ -222,9 +216,9 @@ def _private_key(path: Path) -> PrivateKeyTypes:
     data, mode = _contents(path)
     found = _KEY.search(data)
     if found is None:
-        raise CertificateError(f"{path} has no private key in PEM form.")
+        raise StartupError(f"{path} has no private key in PEM form.")
     if mode & _OTHERS:
-        raise CertificateError(
+        raise StartupError(
             f"The key {path} can be used by others than its owner (mode {mode & 0o777:o}); run: "
             f"chmod 600 {path}."
         )
@@ -235,15 +229,15 @@ def _private_key(path: Path) -> PrivateKeyTypes:
             found[0], None, unsafe_skip_rsa_key_validation=True
         )
     except TypeError:
-        raise CertificateError(
+        raise StartupError(
             f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         if found[1] == b"ENCRYPTED PRIVATE KEY":
-            raise CertificateError(
+            raise StartupError(
                 f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
             ) from None
-        raise CertificateError(f"The key {path} is damaged, or of a kind unknown here.") from None
+        raise StartupError(f"The key {path} is damaged, or of a kind unknown here.") from None
 
 
 def _signs(key: PrivateKeyTypes) -> bool:
@@ -268,12 +262,12 @@ def _contents(path: Path) -> tuple[bytes, int]:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise CertificateError(f"{path} is not a file.")
+                raise StartupError(f"{path} is not a file.")
             data = file.read(_MAX_FILE + 1)
     except OSError as error:
-        raise CertificateError(f"{path} cannot be read: {error.strerror}.") from error
+        raise StartupError(f"{path} cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_FILE:
-        raise CertificateError(f"{path} has over {_MAX_FILE} bytes, which is no PEM file's size.")
+        raise StartupError(f"{path} has over {_MAX_FILE} bytes, which is no PEM file's size.")
     return data, status.st_mode
 
 
@@ -298,7 +292,7 @@ def _names(path: Path, leaf: x509.Certificate) -> tuple[frozenset[str], int]:
     except x509.ExtensionNotFound:
         return frozenset(), 0
     except MALFORMED:
-        raise CertificateError(
+        raise StartupError(
             f"The certificate in {path} is damaged, or of a kind unknown here."
         ) from None
     names = extension.value.get_values_for_type(x509.DNSName)

@@ -35,9 +35,9 @@ from zope.interface import implementer
 
 from pyrycode_relay import addresses
 from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls.certificate import (
     Certificate,
-    CertificateError,
     Pair,
     Source,
     wildcard,
@@ -135,11 +135,11 @@ class Certificates:
     def load(self) -> None:
         """Read the certificates for the first time.
 
-        Raises `CertificateError` with all that is wrong with sources that are not awaited.
+        Raises `StartupError` with all that is wrong with sources that are not awaited.
         """
         harvest = self._collect()
         if harvest.problems:
-            raise CertificateError(*harvest.problems)
+            raise StartupError(*harvest.problems)
         self._take(harvest)
         self._tell(harvest.excused)
 
@@ -191,7 +191,7 @@ class Certificates:
         problems: list[str] = []
         try:
             pairs = source.pairs()
-        except CertificateError as error:
+        except StartupError as error:
             problems.extend(error.problems)
             pairs = self._pairs.get(source, ())
             harvest.certificates.update({pair: old[pair] for pair in pairs if pair in old})
@@ -201,7 +201,7 @@ class Certificates:
                     continue
                 try:
                     harvest.certificates[pair] = self._usable(pair)
-                except CertificateError as error:
+                except StartupError as error:
                     problems.extend(error.problems)
                     # In a folder, where a key is gone another file is taken for it.
                     if pair.certificate in served:
@@ -213,14 +213,14 @@ class Certificates:
     def _usable(self, pair: Pair) -> Certificate:
         certificate = Certificate.read(pair, self._now())
         if self._domains and not any(map(certificate.covers, self._domains)):
-            raise CertificateError(
+            raise StartupError(
                 f"The certificate in {pair.certificate} is for none of the names given as "
                 "--domain; have it issued for them, or leave out the option."
             )
         try:
             _serving([certificate])
         except SSL.Error as error:
-            raise CertificateError(
+            raise StartupError(
                 f"OpenSSL does not serve the certificate in {pair.certificate}: {_words(error)}."
             ) from None
         return certificate
@@ -295,7 +295,7 @@ class Certificates:
         for source in self._sources:
             try:
                 pairs = source.pairs()
-            except CertificateError:
+            except StartupError:
                 pairs = ()
             for pair in pairs:
                 files += [pair, _state(pair.certificate), _state(pair.key)]

@@ -16,7 +16,16 @@ from tests.unit.sources import MODULES, SOURCES, Source, within
 
 PLUGINS = Path(__file__).parents[2] / "twisted" / "plugins"
 
-CONTRACT = ("__init__", "addresses", "events", "internals", "limits", "tally", "protocol")
+CONTRACT = (
+    "__init__",
+    "addresses",
+    "events",
+    "internals",
+    "limits",
+    "startup_error",
+    "tally",
+    "protocol",
+)
 """What has the standard library and msgspec only."""
 
 LAYERS = (

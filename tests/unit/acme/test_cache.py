@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyrycode_relay.acme.cache import CacheError, CertCache, Issued, new_key
+from pyrycode_relay.acme.cache import CertCache, Issued, new_key
+from pyrycode_relay.startup_error import StartupError
 from tests.ca import Authority, ecdsa_key, rsa_key
 
 DIRECTORY = "https://ca.example/directory"
@@ -48,7 +49,7 @@ class CertCacheTestCase(SynchronousTestCase):
 
     def refused(self, cache: CertCache) -> str:
         """Return the sentence that a cache is refused with."""
-        return str(self.assertRaises(CacheError, cache.prepare))
+        return str(self.assertRaises(StartupError, cache.prepare))
 
 
 class FolderTests(CertCacheTestCase):

@@ -14,13 +14,13 @@ from twisted.internet.endpoints import serverFromString
 from pyrycode_relay.config import toml_file
 from pyrycode_relay.config.settings import (
     OPTIONS,
-    ConfigurationError,
     Settings,
     endpoint_string,
     example,
 )
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits, OnReclaim
+from pyrycode_relay.startup_error import StartupError
 from tests.unit.bench import Cases, cases, examples
 
 LISTEN = "insecure-listen"
@@ -67,8 +67,8 @@ class SettingsCase(Cases):
         listen: list[str] | None = None,
     ) -> tuple[str, ...]:
         """Return what is wrong with a configuration, which has to be refused."""
-        error: ConfigurationError = self.assertRaises(
-            ConfigurationError,
+        error: StartupError = self.assertRaises(
+            StartupError,
             read_from,
             HERE if listen is None else listen,
             given,
@@ -212,7 +212,7 @@ class OptionTests(SettingsCase):
         """Any text for any option is a setting or one sentence, never another error."""
         try:
             read(**{name: text})
-        except ConfigurationError as error:
+        except StartupError as error:
             self.assertEqual(len(error.problems), 1)
             self.assertIn(f"--{name} is ", error.problems[0])
 
@@ -268,7 +268,7 @@ class TLSTests(SettingsCase):
 
     def refused(self, **given: list[str]) -> tuple[str, ...]:
         """Return what is wrong with a command line."""
-        error: ConfigurationError = self.assertRaises(ConfigurationError, self.settings, **given)
+        error: StartupError = self.assertRaises(StartupError, self.settings, **given)
         return error.problems
 
     def test_default_address(self) -> None:
@@ -504,7 +504,7 @@ class ListenTests(SettingsCase):
         """Any text is an address or a sentence, never another error."""
         try:
             settings = read_from([address], {}, {})
-        except ConfigurationError as error:
+        except StartupError as error:
             self.assertEqual(len(error.problems), 1)
         else:
             serverFromString(None, endpoint_string(settings.insecure_listen[0]))
@@ -576,7 +576,7 @@ class FileTests(SettingsCase):
 
     def wrong(self, text: str) -> str:
         """Return what is wrong with a file, which has one mistake."""
-        error = self.assertRaises(ConfigurationError, self.from_file, text)
+        error = self.assertRaises(StartupError, self.from_file, text)
         [problem] = error.problems
         return str(problem)
 
@@ -641,7 +641,7 @@ class FileTests(SettingsCase):
         """All mistakes of all places are told together."""
         file = toml_file.parse("f", 'grace = "x"\nnothing = 1\nwrite-stall = [1, 2]')
         error = self.assertRaises(
-            ConfigurationError, Settings.read, {}, {"PYRYCODE_RELAY_HOLD_BYTES": "x"}, file
+            StartupError, Settings.read, {}, {"PYRYCODE_RELAY_HOLD_BYTES": "x"}, file
         )
         self.assertEqual(len(error.problems), 5, error.problems)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.config.toml_file import ConfigFile, ConfigFileError, parse, read, written
+from pyrycode_relay.config.toml_file import ConfigFile, parse, read, written
+from pyrycode_relay.startup_error import StartupError
 from tests.unit.bench import Cases, cases, examples
 
 
 class ConfigFileCase(Cases):
     def wrong(self, text: str) -> str:
         """Return what is wrong with a file, which has one mistake."""
-        error: ConfigFileError = self.assertRaises(ConfigFileError, parse, "f.toml", text)
+        error: StartupError = self.assertRaises(StartupError, parse, "f.toml", text)
         [problem] = error.problems
         self.assertEqual(len(problem.splitlines()), 1)
         self.assertTrue(problem.endswith("."), problem)
@@ -92,7 +93,7 @@ class ParseTests(ConfigFileCase):
         """Any text is a configuration or a sentence for each mistake."""
         try:
             parse("f", text)
-        except ConfigFileError as error:
+        except StartupError as error:
             for problem in error.problems:
                 self.assertTrue(problem.startswith("f"), problem)
 
@@ -105,7 +106,7 @@ class ReadTests(Cases):
 
     def wrong(self) -> str:
         """Return what is wrong with the file, apart from where it is."""
-        [problem] = self.assertRaises(ConfigFileError, read, str(self.path)).problems
+        [problem] = self.assertRaises(StartupError, read, str(self.path)).problems
         return str(problem).replace(str(self.path), "FILE")
 
     def test_read(self) -> None:

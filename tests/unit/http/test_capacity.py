@@ -10,9 +10,9 @@ from pyrycode_relay.http.capacity import (
     MOST_CONNECTIONS,
     SPARE_FILES,
     Capacity,
-    CapacityError,
 )
 from pyrycode_relay.limits import Limits
+from pyrycode_relay.startup_error import StartupError
 from tests.unit.bench import Cases, cases, examples
 
 
@@ -37,7 +37,7 @@ class CapacityTests(Cases):
         limits = Limits(max_connections=200, max_waiting=72, reserve_binaries=0.25)
         capacity = Capacity.within(SPARE_FILES + 272, limits)
         self.assertEqual((capacity.connections, capacity.waiting, capacity.reserved), (200, 72, 50))
-        error = self.assertRaises(CapacityError, Capacity.within, SPARE_FILES + 271, limits)
+        error = self.assertRaises(StartupError, Capacity.within, SPARE_FILES + 271, limits)
         self.assertIn("need 464 open files, and 463 are allowed", str(error))
 
     @cases(
@@ -49,7 +49,7 @@ class CapacityTests(Cases):
     )
     def test_not_enough(self, files: int, limits: Limits) -> None:
         """Too few open files are one sentence with the number and the fix."""
-        error = self.assertRaises(CapacityError, Capacity.within, files, limits)
+        error = self.assertRaises(StartupError, Capacity.within, files, limits)
         self.assertIn(str(files), str(error))
         self.assertIn("ulimit -n", str(error))
         self.assertTrue(str(error).endswith("."))
@@ -67,7 +67,7 @@ class CapacityTests(Cases):
         limits = Limits(max_connections=connections, max_waiting=waiting, reserve_binaries=share)
         try:
             capacity = Capacity.within(files, limits)
-        except CapacityError:
+        except StartupError:
             return
         self.assertGreater(capacity.connections, 0)
         self.assertGreater(capacity.waiting, 0)

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls.certificate import (
     Certificate,
-    CertificateError,
     Files,
     Folder,
     Pair,
@@ -46,7 +46,7 @@ class CertificateCase(Cases):
 
     def problem(self, certificate: bytes | None = None, key: bytes | None = None) -> str:
         """Return what is wrong with a pair of files with these contents."""
-        error: CertificateError = self.assertRaises(CertificateError, self.read, certificate, key)
+        error: StartupError = self.assertRaises(StartupError, self.read, certificate, key)
         [problem] = error.problems
         self.assertEqual(len(problem.splitlines()), 1)
         self.assertTrue(problem.endswith("."), problem)
@@ -194,7 +194,7 @@ class ProblemTests(CertificateCase):
 
     def again(self) -> str:
         """Return what is wrong with the files as they are."""
-        error = self.assertRaises(CertificateError, Certificate.read, self.pair, time.time())
+        error = self.assertRaises(StartupError, Certificate.read, self.pair, time.time())
         return str(error)
 
     def test_no_file(self) -> None:
@@ -205,7 +205,7 @@ class ProblemTests(CertificateCase):
         self.assertIn("key.pem is not a file", self.again())
         self.pair.key.unlink()
         pair = Pair(Path("/dev/zero"), self.pair.certificate)
-        error = self.assertRaises(CertificateError, Certificate.read, pair, time.time())
+        error = self.assertRaises(StartupError, Certificate.read, pair, time.time())
         self.assertIn("/dev/zero is not a file", str(error))
         self.assertIn("over 1048576 bytes", self.problem(GOOD.pem + b"\n" * 2**20))
 
@@ -220,7 +220,7 @@ class ProblemTests(CertificateCase):
         bad = good[:at] + data.draw(st.binary(max_size=8)) + good[end:]
         try:
             self.read(*((bad, None) if which else (None, bad)))
-        except CertificateError as error:
+        except StartupError as error:
             self.assertEqual(len(error.problems), 1)
 
 
@@ -246,7 +246,7 @@ class SourceTests(CertificateCase):
             ("file", "Not a directory"),
             (".", "has no certificate; put its chain there as NAME.pem"),
         ):
-            error = self.assertRaises(CertificateError, Folder(self.directory / name).pairs)
+            error = self.assertRaises(StartupError, Folder(self.directory / name).pairs)
             self.assertIn(words, str(error))
 
     def test_wildcard(self) -> None:

@@ -16,7 +16,8 @@ from OpenSSL import SSL
 from twisted.internet.task import Clock
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.tls.certificate import CertificateError, Files, Folder, Pair, Source
+from pyrycode_relay.startup_error import StartupError
+from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source
 from pyrycode_relay.tls.store import POLL, RETRY, TICKET_KEYS_LIFE, Certificates
 from tests.ca import DAY, Authority, Issued, rsa_key
 from tests.unit.bench import Cases, cases
@@ -307,7 +308,7 @@ class LoadTests(TLSCase):
     def problems(self, *sources: Source, domains: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return what is wrong with sources, which have to be refused."""
         made = self.certificates(*sources, domains=domains)
-        problems: tuple[str, ...] = self.assertRaises(CertificateError, made.load).problems
+        problems: tuple[str, ...] = self.assertRaises(StartupError, made.load).problems
         self.assertFalse(made.ready)
         return problems
 
