@@ -33,11 +33,8 @@ from pyrycode_relay.config.toml_file import ConfigFile
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.sd_notify import Notifier
-from pyrycode_relay.service import (
-    RelayService,
-    check_certificates,
-    handle_signals,
-)
+from pyrycode_relay.service import RelayService, check_certificates
+from pyrycode_relay.signals import handle_signals
 from pyrycode_relay.startup_error import StartupError
 
 
@@ -244,20 +241,20 @@ class _Process(RelayService):
         SIGHUP, which would end the process, has the certificates read again.
         """
         if self.settings.production:
-            listeners = zip(self.settings.insecure_listen, self.ports, strict=False)
+            listeners = zip(self.settings.insecure_listen, self.listeners.ports, strict=False)
             exposed = [
                 startup_checks.exposed_socket(each, port.getHost()) for each, port in listeners
             ]
             problems = [*chain(*exposed, startup_checks.spare_power())]
             if problems:
-                self._close_ports()
+                self.close_listeners()
                 self._end(problems)
                 raise StartupError(*problems)
         signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
         try:
             super().startService()
         except StartupError as error:
-            self._close_ports()
+            self.close_listeners()
             self._end(error.problems)
             raise
         self.manager.ready()

@@ -281,7 +281,7 @@ class Relay:
         self.service = service
         self.recorder = recorder
         self.folder = folder
-        self._port = cast(Any, service.ports[0].getHost()).port
+        self._port = cast(Any, service.listeners.ports[0].getHost()).port
 
     @property
     def path(self) -> str:

@@ -30,8 +30,8 @@ CONTRACT = (
 
 LAYERS = (
     CONTRACT,
-    ("registry", "tls", "config", "sd_notify"),
-    ("acme",),
+    ("registry", "tls", "config", "drain", "event_bus", "sd_notify", "signals"),
+    ("acme", "listeners"),
     ("websocket",),
     ("http",),
     ("endpoints",),

@@ -1,0 +1,112 @@
+"""The sockets that the relay listens on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.main import CONNECTION_DONE
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pyrycode_relay.config.settings import endpoint_string
+from pyrycode_relay.startup_error import StartupError
+
+_bugs = Logger()
+
+Listen = Callable[[str, IProtocolFactory], IListeningPort]
+"""Begins to listen on an address, as the settings have it; raises an exception if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An address to listen on, and the factory that serves its connections."""
+
+    address: str
+    factory: IProtocolFactory
+    problem: str = "Cannot listen on"
+    """The beginning of the sentence for an address that cannot be listened on."""
+    fix: str = ""
+    """The end of that sentence."""
+
+
+def listen(reactor: Any, address: str, factory: IProtocolFactory) -> IListeningPort:
+    """Listen on an address by means of Twisted's endpoints; see `Listen`."""
+    # Server endpoints answer at once; only those of clients take time.
+    outcome: list[IListeningPort | Failure] = []
+    endpoint = serverFromString(reactor, endpoint_string(address))
+    endpoint.listen(factory).addBoth(outcome.append)
+    if not outcome:
+        raise RuntimeError("the endpoint did not answer at once")
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    return outcome[0]
+
+
+class Listeners:
+    """The open listeners. ``listen`` opens one, or gets its socket from wherever it is."""
+
+    def __init__(self, listen: Listen) -> None:
+        self.ports: list[IListeningPort] = []
+        """The open ones, in the order of `open`."""
+        self._listen = listen
+
+    def open(self, listeners: Iterable[Listener]) -> None:
+        """Open all of ``listeners``, or none.
+
+        Raises `StartupError` for the first that fails, after closing all that are open.
+        """
+        for each in listeners:
+            try:
+                self.ports.append(self._listen(each.address, each.factory))
+            except Exception as error:
+                self.close()
+                raise StartupError(
+                    f"{each.problem} {each.address}: {_cause(error)}{each.fix}."
+                ) from error
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the open ones listen: host and port, or a path."""
+        return [*map(_address, self.ports)]
+
+    def close(self) -> None:
+        """Close all at once, even before the reactor runs, which `stop` needs."""
+        ports, self.ports = self.ports, []
+        for port in ports:
+            cast(Any, port).connectionLost(Failure(CONNECTION_DONE))
+
+    def stop(self) -> Deferred[None]:
+        """Close all; the result fires when they are closed.
+
+        A listener that fails to close, for example because the file of its UNIX socket is gone,
+        is logged and does not keep the others open.
+        """
+        ports, self.ports = self.ports, []
+        closed = [
+            maybeDeferred(port.stopListening).addErrback(_log_close_failure) for port in ports
+        ]
+        return gatherResults(closed).addCallback(lambda _: None)
+
+
+def _log_close_failure(failure: Failure) -> None:
+    _bugs.failure("a listener did not close cleanly", failure)
+
+
+def _cause(error: BaseException) -> str:
+    """Return why a listener cannot be opened, in the system's words."""
+    reason = getattr(error, "socketError", error)
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+
+
+def _address(port: IListeningPort) -> str:
+    host: Any = port.getHost()
+    if hasattr(host, "port"):
+        return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
+    name = getattr(host, "name", host)
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
