@@ -175,7 +175,7 @@ class Bench:
                 listen += [f"--tls-cert={pair.certificate}", f"--tls-key={pair.key}"]
             command = [str(Path(sys.executable).with_name("twistd")), "--pidfile=", "-n"]
             command += ["pyrycode-relay", *listen, *_LIFTED]
-            command += ["--metrics-listen=127.0.0.1:0"]
+            command += ["--admin-listen=127.0.0.1:0"]
             command += self.relay_options
             pattern = r" starting .*listen=127\.0\.0\.1:(\d+)"
         else:

@@ -119,7 +119,7 @@ class RelayService(Service):
         self.status: Status | None = None
         self.admin: AdminSite | None = None
         self._admin_listeners = Listeners(partial(listen, reactor))
-        if settings.metrics_listen:
+        if settings.admin_listen:
             self._add_admin()
         self._drain = Drain(
             self._clock,
@@ -154,7 +154,7 @@ class RelayService(Service):
         self.admin = AdminSite(
             clock,
             self.status,
-            self.settings.metrics_allow_remote,
+            self.settings.admin_allow_remote,
             self.events,
             limits,
         )
@@ -222,7 +222,7 @@ class RelayService(Service):
             listeners += [
                 Listener(address, self._proxied(secure)) for address in settings.tls_listen
             ]
-        listeners += [Listener(address, self.challenge_site) for address in settings.http_listen]
+        listeners += [Listener(address, self.challenge_site) for address in settings.acme_listen]
         return listeners
 
     def _proxied(self, factory: IProtocolFactory) -> IProtocolFactory:
@@ -240,10 +240,10 @@ class RelayService(Service):
 
     def _open_admin_listener(self, admin: AdminSite) -> None:
         listener = Listener(
-            self.settings.metrics_listen,
+            self.settings.admin_listen,
             admin,
             "Cannot serve metrics on",
-            "; give --metrics-listen another address, or an empty one",
+            "; give --admin-listen another address, or an empty one",
         )
         try:
             self._admin_listeners.open([listener])

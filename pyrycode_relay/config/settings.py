@@ -406,7 +406,7 @@ OPTIONS: Final = (
         many=True,
     ),
     Option(
-        "http-listen",
+        "acme-listen",
         ADDRESS,
         "",
         "Where the ACME CA's http-01 challenges are answered, and everything else with 404: "
@@ -606,14 +606,14 @@ OPTIONS: Final = (
         "beyond this machine, root, or more capabilities than to bind low ports.",
     ),
     Option(
-        "metrics-listen",
+        "admin-listen",
         ADDRESS_OR_NONE,
         "127.0.0.1:9090",
         "Where the operator's side is served, in plain HTTP and without a password: /metrics for "
         "Prometheus, a status page at / and the same as /status.json. Empty turns it off.",
     ),
     Option(
-        "metrics-allow-remote",
+        "admin-allow-remote",
         SWITCH,
         "no",
         "Serve the operator's side on an address that is not loopback too, and by any host name: "
@@ -645,7 +645,7 @@ class Settings:
     tls_dir: tuple[Path, ...] = ()
     domain: tuple[str, ...] = ()
     """DNS names in lower case."""
-    http_listen: tuple[str, ...] = ()
+    acme_listen: tuple[str, ...] = ()
     acme_directory: str = ""
     acme_email: str = ""
     acme_ca_file: Path | None = None
@@ -653,9 +653,9 @@ class Settings:
     """As it was given: what ~ is, matters only where it is used."""
     limits: Limits = dataclasses.field(default_factory=Limits)
     production: bool = False
-    metrics_listen: str = ""
+    admin_listen: str = ""
     """The operator's address as it was given; nothing is none."""
-    metrics_allow_remote: bool = False
+    admin_allow_remote: bool = False
     log_format: bool = False
     """Whether the log is JSON."""
     log_level: Level = Level.INFO
@@ -690,8 +690,8 @@ class Settings:
             values[option.field] = tuple(found) if option.many else found and found[-1]
         if not values["tls_listen"] and any(values[each] for each in _TLS_SOURCES):
             values["tls_listen"] = (_TLS_PORT,)
-        if not values["http_listen"] and _is_acme(values):
-            values["http_listen"] = (_HTTP_PORT,)
+        if not values["acme_listen"] and _is_acme(values):
+            values["acme_listen"] = (_ACME_PORT,)
         if not problems:
             problems.extend(_contradictions(values))
         elif not any(_source(each, given, environment, file)[1] for each in _LISTENERS):
@@ -741,7 +741,7 @@ def example() -> Iterator[str]:
 
 
 _TLS_PORT: Final = ":443"
-_HTTP_PORT: Final = ":80"
+_ACME_PORT: Final = ":80"
 _TLS_SOURCES: Final = ("tls_cert", "tls_dir", "domain")
 """What there can be a certificate from, and TLS with it."""
 _LISTENERS: Final = tuple(
@@ -788,15 +788,15 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
             f"--tls-listen is {values['tls_listen'][0]!r} and there is no certificate; give "
             "--tls-cert and --tls-key, --tls-dir, or --domain."
         )
-    operators = values["metrics_listen"]
-    if operators and not values["metrics_allow_remote"] and not is_loopback(operators):
+    operators = values["admin_listen"]
+    if operators and not values["admin_allow_remote"] and not is_loopback(operators):
         yield (
-            f"--metrics-listen is {operators!r}, which others may reach; give 127.0.0.1:9090, "
-            "or --metrics-allow-remote if they may."
+            f"--admin-listen is {operators!r}, which others may reach; give 127.0.0.1:9090, "
+            "or --admin-allow-remote if they may."
         )
-    if values["http_listen"] and not _is_acme(values):
+    if values["acme_listen"] and not _is_acme(values):
         yield (
-            f"--http-listen is {values['http_listen'][0]!r} and no certificate comes from an ACME "
+            f"--acme-listen is {values['acme_listen'][0]!r} and no certificate comes from an ACME "
             "CA; leave it out, or give --domain without --tls-cert and --tls-dir."
         )
     if _is_acme(values):

@@ -28,7 +28,7 @@ more, the one that has waited longest is dropped."""
 
 _STRANGER: Final = (
     b"This listener answers to IP addresses and to localhost only; "
-    b"--metrics-allow-remote lets other names in.\n"
+    b"--admin-allow-remote lets other names in.\n"
 )
 
 HEADERS: Final = {

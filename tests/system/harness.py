@@ -62,7 +62,7 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         config = ROOT / kept["COVERAGE_PROCESS_START"]
         kept["COVERAGE_PROCESS_START"] = str(config)
         kept.setdefault("COVERAGE_FILE", str(config.with_name(".coverage")))
-    return kept | {"PYRYCODE_RELAY_METRICS_LISTEN": ""} | dict(more or {})
+    return kept | {"PYRYCODE_RELAY_ADMIN_LISTEN": ""} | dict(more or {})
 
 
 def eventually(what: str, holds: Callable[..., T], deadline: float = DEADLINE) -> T:

@@ -73,7 +73,7 @@ class AcmeTestCase(SystemTestCase):
             [
                 "--insecure-listen=127.0.0.1:0",
                 "--tls-listen=127.0.0.1:0",
-                f"--http-listen=127.0.0.1:{more.pop('http_port', self.pebble.http_port)}",
+                f"--acme-listen=127.0.0.1:{more.pop('http_port', self.pebble.http_port)}",
                 f"--acme-directory={more.pop('directory', self.pebble.directory)}",
                 f"--acme-ca-file={self.pebble.ca_file}",
                 f"--cert-cache={self.certs}",
@@ -449,7 +449,7 @@ class MistakeTests(AcmeTestCase):
         """Return the one sentence that a relay ends with."""
         relay = Relay(
             self.directory,
-            ["--tls-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0", f"--domain={NAME}", *options],
+            ["--tls-listen=127.0.0.1:0", "--acme-listen=127.0.0.1:0", f"--domain={NAME}", *options],
         )
         self.addCleanup(relay.kill)
         self.assertEqual(relay.wait(), 2)

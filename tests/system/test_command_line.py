@@ -356,14 +356,14 @@ class ListenerTests(CommandLineTestCase):
         """It is one sentence as well, and nothing that was bound for it stays."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            run = self.twistd(self.listen, f"--metrics-listen=127.0.0.1:{port}")
-        sentence = f"metrics on 127.0.0.1:{port}: Address already in use; give --metrics-listen"
+            run = self.twistd(self.listen, f"--admin-listen=127.0.0.1:{port}")
+        sentence = f"metrics on 127.0.0.1:{port}: Address already in use; give --admin-listen"
         self.refused(run, sentence, output=True)
 
     def test_metrics_for_others(self) -> None:
         """Beyond this machine they are served only with leave, and then they are."""
-        self.refused(self.twistd(self.listen, "--metrics-listen=0.0.0.0:0"), "--metrics-allow")
-        relay = self.relay("--metrics-listen=0.0.0.0:0", "--metrics-allow-remote")
+        self.refused(self.twistd(self.listen, "--admin-listen=0.0.0.0:0"), "--admin-allow")
+        relay = self.relay("--admin-listen=0.0.0.0:0", "--admin-allow-remote")
         self.assertIn("admin_listening listen=0.0.0.0:", relay.log())
 
     def test_a_port_in_use(self) -> None:

@@ -16,7 +16,7 @@ from tests.system.harness import (
     frame,
     phone_fields,
 )
-from tests.system.test_status_page import METRICS, metrics_port
+from tests.system.test_status_page import ADMIN, admin_port
 
 MEBIBYTE = 2**20
 
@@ -30,9 +30,9 @@ class QueueTests(SystemTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.server = self.relay(
-            METRICS, "--outbox-bytes=200000000", "--memory-budget=400000000", "--write-stall=600"
+            ADMIN, "--outbox-bytes=200000000", "--memory-budget=400000000", "--write-stall=600"
         )
-        self.metrics = f"http://127.0.0.1:{metrics_port(self.server)}/metrics"
+        self.metrics = f"http://127.0.0.1:{admin_port(self.server)}/metrics"
         self.opener = build_opener(ProxyHandler({}))
 
     def pair(self) -> tuple[BarePeer, BarePeer, bytes]:

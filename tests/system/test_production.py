@@ -71,7 +71,7 @@ class ProductionTests(CommandLineTestCase):
     def test_given_up(self) -> None:
         """Root that twistd gives up in time is fine; the relay serves, and is nobody."""
         relay = self.relay(
-            *("--production", "--metrics-listen="),
+            *("--production", "--admin-listen="),
             launcher=(sys.executable, "-c", _UNPRIVILEGED),
         )
         status = Path(f"/proc/{relay.pid}/status").read_text(encoding="ascii")

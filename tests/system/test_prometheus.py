@@ -25,7 +25,7 @@ from tests.system.harness import (
     phone,
     round_trip,
 )
-from tests.system.test_status_page import METRICS, metrics_port
+from tests.system.test_status_page import ADMIN, admin_port
 from tests.unit.test_deploy import expressions
 
 FILES = ROOT / "deploy" / "prometheus"
@@ -102,11 +102,11 @@ class PrometheusTests(SystemTestCase):
 
     def test_scraped(self) -> None:
         """By the shipped files it finds the relay, takes the rules, and can answer every query."""
-        relay = self.relay(METRICS)
+        relay = self.relay(ADMIN)
         port = free_port()
         shipped = (FILES / "prometheus.yml").read_text(encoding="utf-8")
         # Only where the relay is, and how often it is asked, are this test's own.
-        config = shipped.replace('["127.0.0.1:9090"]', f'["127.0.0.1:{metrics_port(relay)}"]')
+        config = shipped.replace('["127.0.0.1:9090"]', f'["127.0.0.1:{admin_port(relay)}"]')
         config = config.replace("_interval: 15s", "_interval: 1s")
         self.assertNotEqual(config, shipped)
         shutil.copy(FILES / "pyrycode-relay.rules.yml", self.directory)

@@ -592,7 +592,7 @@ class RealProxyTests(ProxiesTestCase):
         relay = self.recommended(
             "behind HAProxy, with TLS",
             (f"{HERE}:8443", f"{HERE}:0"),
-            (f'http-listen = ["{HERE}:8081"]\n', ""),
+            (f'acme-listen = ["{HERE}:8081"]\n', ""),
             (
                 'domain = ["relay.example.org"]',
                 f'tls-cert = ["{self.certificate}"]\ntls-key = ["{self.key}"]',

@@ -27,7 +27,7 @@ from tests.system.harness import (
     round_trip,
 )
 
-METRICS = "--metrics-listen=127.0.0.1:0"
+ADMIN = "--admin-listen=127.0.0.1:0"
 
 _DRAWN = """
 const root = getComputedStyle(document.documentElement);
@@ -47,7 +47,7 @@ return [...document.querySelectorAll(".plot")].every((plot) => {
 """Whether all charts are as wide as their cards and have pixels of their first line's color."""
 
 
-def metrics_port(relay: Relay) -> int:
+def admin_port(relay: Relay) -> int:
     """Return where a relay serves the operator's side."""
     found = re.search(r"admin_listening listen=127\.0\.0\.1:(\d+)", relay.log())
     assert found is not None, relay.log()
@@ -85,8 +85,8 @@ class StatusPageTests(SystemTestCase):
         The page takes nothing from elsewhere, works by keyboard, shows nobody's id, and says so
         when the relay does not answer any more, and that it does again.
         """
-        relay = self.relay(METRICS)
-        port = metrics_port(relay)
+        relay = self.relay(ADMIN)
+        port = admin_port(relay)
         url = f"http://127.0.0.1:{port}/"
         self.perform(self.with_traffic(relay, url))
         self.outage(relay, port)
@@ -186,7 +186,7 @@ class StatusPageTests(SystemTestCase):
         self.assertEqual(browser.text("#started"), shown, "what was known is kept")
         browser.wait("its age grows", lambda: re.search(r"updated [2-9]", browser.text("#age")))
         browser.shoot("unreachable")
-        self.relay(f"--metrics-listen=127.0.0.1:{port}")
+        self.relay(f"--admin-listen=127.0.0.1:{port}")
         browser.wait("the page notices", lambda: browser.text("#state") == "ready")
         self.assertEqual(browser.text("#notice"), "")
         self.assertEqual(self.shows("Connected"), ["0", "0"])
@@ -216,8 +216,8 @@ class MetricsTests(SystemTestCase):
 
     def test_scrape(self) -> None:
         """What Prometheus reads changes with what happens; the process's own numbers are right."""
-        relay = self.relay(METRICS)
-        url = f"http://127.0.0.1:{metrics_port(relay)}/metrics"
+        relay = self.relay(ADMIN)
+        url = f"http://127.0.0.1:{admin_port(relay)}/metrics"
 
         async def scenario() -> None:
             async with binary(relay, "b") as server, phone(relay, "b") as handset:
@@ -244,8 +244,8 @@ class MetricsTests(SystemTestCase):
         certificate, key = self.directory / "chain.pem", self.directory / "key.pem"
         issued.store(certificate, key)
         tls = (f"--tls-cert={certificate}", f"--tls-key={key}", "--tls-listen=127.0.0.1:0")
-        relay = self.relay(METRICS, *tls)
-        url = f"http://127.0.0.1:{metrics_port(relay)}"
+        relay = self.relay(ADMIN, *tls)
+        url = f"http://127.0.0.1:{admin_port(relay)}"
 
         def value(name: str) -> float:
             found = re.search(rf"^pyrycode_relay_certificate_{name} (\S+)$", self.scrape(url), re.M)
@@ -266,12 +266,12 @@ class MetricsTests(SystemTestCase):
     def test_unix_socket(self) -> None:
         """It can be a UNIX socket, which needs no leave to be served on."""
         path = self.directory / "metrics"
-        self.relay(f"--metrics-listen=unix:{path}")
+        self.relay(f"--admin-listen=unix:{path}")
         text = self.curl("--unix-socket", str(path), "http://localhost/metrics")
         self.assertIn("pyrycode_relay_build_info", text)
 
     def test_off(self) -> None:
         """Nothing is served when the address is empty."""
-        relay = self.relay("--metrics-listen=")
+        relay = self.relay("--admin-listen=")
         self.assertNotIn("admin_listening", relay.log())
         self.assertEqual(len(eventually("it listens", relay.addresses)), 1)

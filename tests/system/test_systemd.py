@@ -204,7 +204,7 @@ class ServiceTests(SystemTestCase):
         [unit] = [each for each in UNITS.glob("*.socket") if f'name={used}"' in each.read_text()]
         [line] = re.findall(r"(?m)^#   (\S+-listen = .*)$", unit.read_text(encoding="utf-8"))
         path = self.directory / "relay.toml"
-        path.write_text(f'{line}\ntls-dir = ["{self.tls}"]\nmetrics-listen = "127.0.0.1:0"\n')
+        path.write_text(f'{line}\ntls-dir = ["{self.tls}"]\nadmin-listen = "127.0.0.1:0"\n')
         return path
 
     def test_service(self) -> None:

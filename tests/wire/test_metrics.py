@@ -71,7 +71,7 @@ class Scrape:
 
 
 class MetricsCase(WireTest):
-    settings: ClassVar[dict[str, Any]] = {"metrics_listen": "127.0.0.1:0"}
+    settings: ClassVar[dict[str, Any]] = {"admin_listen": "127.0.0.1:0"}
 
     def scrape(self) -> Scrape:
         return Scrape(self.relay)
@@ -508,8 +508,8 @@ class SiteTests(MetricsCase):
 
 class RemoteTests(MetricsCase):
     settings: ClassVar[dict[str, Any]] = {
-        "metrics_listen": "127.0.0.1:0",
-        "metrics_allow_remote": True,
+        "admin_listen": "127.0.0.1:0",
+        "admin_allow_remote": True,
     }
 
     def test_any_host(self) -> None:

@@ -316,17 +316,17 @@ class TLSTests(SettingsCase):
         """Names without certificate files mean ACME, and port 80 with it; files mean none."""
         found = self.settings(domain=["relay.example"])
         self.assertTrue(found.acme)
-        self.assertEqual(found.http_listen, (":80",))
+        self.assertEqual(found.acme_listen, (":80",))
         self.assertEqual(found.cert_cache, Path("~/.pyrycode-relay/certs"))
         self.assertTrue(found.acme_directory.startswith("https://acme-v02.api.letsencrypt.org/"))
-        found = self.settings(domain=["relay.example"], http_listen=["127.0.0.1:1", "[::1]:1"])
-        self.assertEqual(found.http_listen, ("127.0.0.1:1", "[::1]:1"))
+        found = self.settings(domain=["relay.example"], acme_listen=["127.0.0.1:1", "[::1]:1"])
+        self.assertEqual(found.acme_listen, ("127.0.0.1:1", "[::1]:1"))
         for files in ({"tls_dir": ["d"]}, {"tls_cert": ["c"], "tls_key": ["k"]}):
             found = self.settings(domain=["relay.example"], **files)
             self.assertFalse(found.acme)
-            self.assertEqual(found.http_listen, ())
-            [problem] = self.refused(domain=["relay.example"], http_listen=[":80"], **files)
-            self.assertIn("--http-listen is ':80' and no certificate comes from an ACME", problem)
+            self.assertEqual(found.acme_listen, ())
+            [problem] = self.refused(domain=["relay.example"], acme_listen=[":80"], **files)
+            self.assertIn("--acme-listen is ':80' and no certificate comes from an ACME", problem)
         self.assertFalse(read().acme)
 
     def test_no_home(self) -> None:
@@ -378,9 +378,9 @@ class TLSTests(SettingsCase):
 class MetricsListenTests(SettingsCase):
     def test_default(self) -> None:
         """Without a word it is a port of loopback; empty, it is off."""
-        self.assertEqual(read().metrics_listen, "127.0.0.1:9090")
-        self.assertEqual(read(metrics_listen="").metrics_listen, "")
-        self.assertFalse(read().metrics_allow_remote)
+        self.assertEqual(read().admin_listen, "127.0.0.1:9090")
+        self.assertEqual(read(admin_listen="").admin_listen, "")
+        self.assertFalse(read().admin_allow_remote)
 
     @cases(
         {
@@ -394,7 +394,7 @@ class MetricsListenTests(SettingsCase):
     )
     def test_loopback(self, address: str) -> None:
         """Where nobody else can reach it, it needs no leave."""
-        self.assertEqual(read(metrics_listen=address).metrics_listen, address)
+        self.assertEqual(read(admin_listen=address).admin_listen, address)
 
     @cases(
         {
@@ -410,10 +410,10 @@ class MetricsListenTests(SettingsCase):
     )
     def test_remote(self, address: str) -> None:
         """Where others can, or might, it is a sentence with the fix; with leave, it is taken."""
-        [problem] = self.problems({"metrics-listen": address})
-        self.assertIn(f"--metrics-listen is {address!r}", problem)
-        self.assertIn("--metrics-allow-remote", problem)
-        read(metrics_listen=address, metrics_allow_remote="yes")
+        [problem] = self.problems({"admin-listen": address})
+        self.assertIn(f"--admin-listen is {address!r}", problem)
+        self.assertIn("--admin-allow-remote", problem)
+        read(admin_listen=address, admin_allow_remote="yes")
 
 
 class ListenTests(SettingsCase):

@@ -99,6 +99,6 @@ class WordTests(Cases):
 
     def test_refusals(self) -> None:
         """So has each kind of refusal."""
-        service = RelayService(MemoryReactorClock(), Settings(("tcp:0",), metrics_listen="x"), [])
+        service = RelayService(MemoryReactorClock(), Settings(("tcp:0",), admin_listen="x"), [])
         assert service.status is not None
         self.assertEqual(self.known("REFUSALS"), set(service.status.metrics.refusals()))

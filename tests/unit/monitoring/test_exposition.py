@@ -32,7 +32,7 @@ class CostTests(Cases):
         machine.
         """
         service = RelayService(
-            MemoryReactorClock(), Settings(("tcp:0",), metrics_listen="127.0.0.1:0"), []
+            MemoryReactorClock(), Settings(("tcp:0",), admin_listen="127.0.0.1:0"), []
         )
         empty = self.cost(service)
         registry = service.exchange.registry
