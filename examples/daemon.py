@@ -1,4 +1,4 @@
-"""A daemon: prints what each phone says, and sends it back in capitals."""
+"""An example daemon: print the lines of each phone, and send them back in capitals."""
 
 import argparse
 import asyncio
@@ -27,8 +27,15 @@ async def main(url: str, server_id: str) -> None:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("url", nargs="?", default="ws://127.0.0.1:8080")
-    options.add_argument("server_id", nargs="?", default="demo")
+    options.add_argument(
+        "url",
+        nargs="?",
+        default="ws://127.0.0.1:8080",
+        help="URL of the relay. Default: %(default)s.",
+    )
+    options.add_argument(
+        "server_id", nargs="?", default="demo", help="server-id to claim. Default: %(default)s."
+    )
     given = options.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
         try:

@@ -1,4 +1,4 @@
-"""A phone: sends each line from the terminal, and prints what comes."""
+"""An example phone: send each line from the terminal, and print the answers."""
 
 import argparse
 import asyncio
@@ -21,7 +21,7 @@ async def show(relay: ClientConnection) -> None:
 async def main(url: str, server_id: str) -> None:
     headers = {
         "X-Pyrycode-Server": server_id,
-        "X-Pyrycode-Token": "any; the relay never looks at it",
+        "X-Pyrycode-Token": "any value; the relay checks only that there is one",
         "X-Pyrycode-Device-Name": "example phone",
     }
     async with connect(f"{url}/v1/client", additional_headers=headers) as relay:
@@ -31,18 +31,29 @@ async def main(url: str, server_id: str) -> None:
             if showing.done():
                 break
             await relay.send(json.dumps(line.rstrip("\n")))
-        await asyncio.wait([showing], timeout=1)  # the last answers
+        # Wait for the last answers.
+        await asyncio.wait([showing], timeout=1)
 
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("url", nargs="?", default="ws://127.0.0.1:8080")
-    options.add_argument("server_id", nargs="?", default="demo")
+    options.add_argument(
+        "url",
+        nargs="?",
+        default="ws://127.0.0.1:8080",
+        help="URL of the relay. Default: %(default)s.",
+    )
+    options.add_argument(
+        "server_id",
+        nargs="?",
+        default="demo",
+        help="server-id to connect to. Default: %(default)s.",
+    )
     given = options.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.run(main(given.url, given.server_id))
         except ConnectionClosed:
-            sys.exit(1)  # `show` has told why
+            sys.exit(1)  # `show` has printed the reason.
         except (InvalidHandshake, OSError) as error:
             sys.exit(f"{given.url}: {error}")
