@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
-from twisted.trial.unittest import SkipTest
 
+from tests import needs
 from tests.system.harness import eventually
 
 FLAGS = (
@@ -36,12 +35,7 @@ class Browser:
     """A browser with one page."""
 
     def __init__(self, folder: Path) -> None:
-        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if chromium is None or driver is None:
-            missing = "chromium and chromium-driver are not installed"
-            if os.environ.get("CI") == "true":
-                raise AssertionError(missing)
-            raise SkipTest(missing)
+        chromium, driver = needs.program("chromium"), needs.program("chromedriver")
         options = Options()
         options.binary_location = chromium
         for flag in FLAGS:

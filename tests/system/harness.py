@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -23,9 +22,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, TypeVar
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -334,22 +333,6 @@ class SystemTestCase(SynchronousTestCase):
     def perform(self, scenario: Coroutine[Any, Any, None], deadline: float = 90.0) -> None:
         """Run a scenario; it fails when it is not over by the deadline."""
         asyncio.run(asyncio.wait_for(scenario, deadline))
-
-
-def cannot(reason: str) -> NoReturn:
-    """Skip a test that lacks something; where everything is to be there, fail."""
-    if os.environ.get("CI") == "true":
-        raise AssertionError(reason)
-    raise SkipTest(reason)
-
-
-def need_descriptors(count: int) -> None:
-    """Allow this process, and its children, ``count`` open files; skip where that cannot be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise SkipTest(f"needs {count} open files, and {hard} are allowed")
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 # Peers that keep the rules

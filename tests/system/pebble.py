@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import shutil
 import socket
 import ssl
 import urllib.request
@@ -14,22 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twisted.trial.unittest import SkipTest
-
 from tests.ca import Authority
 from tests.system.harness import Child, eventually
 
 PROGRAMS = ("pebble", "pebble-challtestsrv")
-
-
-def need_pebble() -> None:
-    """Skip where the programs are not installed; fail where they must be."""
-    missing = [each for each in PROGRAMS if shutil.which(each) is None]
-    if not missing:
-        return
-    if os.environ.get("CI") == "true":
-        raise AssertionError(f"not installed: {', '.join(missing)}")
-    raise SkipTest(f"needs {', '.join(missing)} (Debian's package pebble)")
 
 
 def free_ports() -> Iterator[int]:

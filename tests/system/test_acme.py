@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from websockets.asyncio.client import connect
 
 from pyrycode_relay.acme.cache import CertCache
+from tests import needs
 from tests.ca import DAY, Authority
 from tests.system.harness import (
     DEADLINE,
@@ -39,7 +40,7 @@ from tests.system.harness import (
     read_all,
     round_trip,
 )
-from tests.system.pebble import Pebble, free_ports, need_pebble
+from tests.system.pebble import PROGRAMS, Pebble, free_ports
 
 NAME = "relay.example"
 OTHER = "other.example"
@@ -51,7 +52,7 @@ class AcmeTestCase(SystemTestCase):
     """A relay and a CA, neither of which is started yet."""
 
     def setUp(self) -> None:
-        need_pebble()
+        needs.programs(*PROGRAMS)
         super().setUp()
         self.certs = self.directory / "certs"
         self.pebble = self.ca()
@@ -138,6 +139,7 @@ class AcmeTestCase(SystemTestCase):
 class IssueTests(AcmeTestCase):
     def test_first(self) -> None:
         """A relay that starts without a certificate gets one, and real clients verify it."""
+        needs.programs("curl", "openssl")
         self.pebble.start()
         relay = self.acme()
         self.wait_ready(relay)

@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest
 from websockets.asyncio.client import unix_connect
 
 from pyrycode_relay import __version__
@@ -32,6 +31,7 @@ from pyrycode_relay.config.settings import (
     SWITCH,
     TLS_ADDRESS,
 )
+from tests import needs
 from tests.system.harness import (
     DEADLINE,
     ROOT,
@@ -448,11 +448,7 @@ class ListenerTests(CommandLineTestCase):
 
     def test_every_interface(self) -> None:
         """``:0`` is a port of the system's choice, over IPv4 and over IPv6."""
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
-            except OSError:
-                raise SkipTest("this machine has no IPv6") from None
+        needs.ipv6()
         relay = self.relay(listen=":0")
         self.assertEqual(fetch(("127.0.0.1", relay.port), "/readyz")[0], 200)
         self.assertEqual(fetch(("::1", relay.port), "/readyz")[0], 200)
@@ -467,12 +463,8 @@ class ListenerTests(CommandLineTestCase):
 
     def test_ipv6_only(self) -> None:
         """``[::1]:0`` is the loopback of IPv6."""
-        try:
-            relay = self.relay(listen="[::1]:0")
-        except AssertionError as error:
-            if "annot assign" in str(error) or "not supported" in str(error):
-                raise SkipTest("this machine has no IPv6") from None
-            raise
+        needs.ipv6()
+        relay = self.relay(listen="[::1]:0")
         self.assertEqual(relay.address[0], "::1")
         self.assertEqual(relay.health()["status"], "ok")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from pyrycode_relay.config.settings import DOMAIN, FILE_OR_NONE, OPTIONS, PATH
-from tests.system.harness import TWISTD, SystemTestCase, cannot
+from tests import needs
+from tests.system.harness import TWISTD, SystemTestCase
 
 _OFFERS = """
 _arguments() { print -rl -- "$@"; return 1; }
@@ -19,9 +18,7 @@ eval "$output"
 class CompletionTests(SystemTestCase):
     def offered(self, *words: str) -> list[str]:
         """Return what zsh makes of the script for a command line, one action each."""
-        zsh = shutil.which("zsh")
-        if zsh is None:
-            cannot("needs zsh")
+        zsh = needs.program("zsh")
         script = self.directory / "offers"
         script.write_text(f'f() {{{_OFFERS}}}\nf {TWISTD} "$@"\nexit 0\n', encoding="utf-8")
         child = self.child(zsh, "-f", script, *words)

@@ -13,14 +13,14 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.system.harness import ROOT, SystemTestCase, cannot
+from tests import needs
+from tests.system.harness import ROOT, SystemTestCase
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = ("unshare", "chroot", "setpriv", "ip", "mount")
@@ -207,14 +207,8 @@ class ImageTests(SystemTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-        if os.geteuid() or missing:
-            cannot(f"needs root and {', '.join(missing) or 'namespaces'}")
-        trial = subprocess.run(
-            ["unshare", "--mount", "--net", "true"], capture_output=True, check=False
-        )
-        if trial.returncode:
-            cannot("needs a kernel that lets this process have namespaces")
+        needs.namespaces()
+        needs.programs(*TOOLS)
 
     def test_image(self) -> None:
         """It builds, serves with nothing to write to, is healthy, and drains when told to stop."""

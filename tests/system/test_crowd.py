@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests import needs
 from tests.system.harness import (
     TEXT,
     BarePeer,
@@ -19,7 +20,6 @@ from tests.system.harness import (
     echo,
     ending,
     frame,
-    need_descriptors,
     phone,
     phone_fields,
     receive,
@@ -40,7 +40,7 @@ class CrowdTests(SystemTestCase):
 
     def test_come_talk_and_go(self) -> None:
         """All are counted, all are served, all are forgotten; another crowd costs no more."""
-        need_descriptors(self.binaries + self.phones + 200)
+        needs.descriptors(self.binaries + self.phones + 200)
         relay = self.relay()
         before = relay.rss()
         after = []

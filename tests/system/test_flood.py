@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import needs
 from tests.system.harness import (
     CLOSE,
     DEADLINE,
@@ -34,7 +35,6 @@ from tests.system.harness import (
     fetch,
     frame,
     handshake,
-    need_descriptors,
     phone,
     phone_fields,
     read_all,
@@ -247,14 +247,14 @@ class SilentFloodTests(FloodTestCase):
 
     def small(self, files: int) -> Relay:
         """Start a relay that may open so many files."""
-        return self.relay(launcher=("prlimit", f"--nofile={files}:{files}"))
+        return self.relay(launcher=(needs.program("prlimit"), f"--nofile={files}:{files}"))
 
     def test_silent_connections(self) -> None:
         """3,000 silent connections at a relay with 512 files: it drops the oldest of them.
 
         Nobody who asks for something notices, and the relay never runs out of files.
         """
-        need_descriptors(4096)
+        needs.descriptors(4096)
         relay = self.small(512)
         silent: deque[socket.socket] = deque()
 
@@ -312,7 +312,7 @@ class OpenFilesTests(SystemTestCase):
 
     def test_raised(self) -> None:
         """The soft limit is raised to the hard one, and what comes of it is said at start."""
-        relay = self.relay(launcher=("prlimit", "--nofile=300:2000"))
+        relay = self.relay(launcher=(needs.program("prlimit"), "--nofile=300:2000"))
         limits = Path(f"/proc/{relay.pid}/limits").read_text(encoding="ascii")
         self.assertRegex(limits, r"(?m)^Max open files +2000 +2000 ")
         self.assertRegex(
@@ -330,7 +330,7 @@ class OpenFilesTests(SystemTestCase):
         ):
             listen = f"--insecure-listen=unix:{self.directory}/s"
             twistd = (TWISTD, "--pidfile=", "-n", "pyrycode-relay", listen, option)
-            run = self.child("prlimit", f"--nofile={files}:{files}", *twistd)
+            run = self.child(needs.program("prlimit"), f"--nofile={files}:{files}", *twistd)
             self.assertEqual(run.wait(), 2)
             [line] = run.errors().splitlines()
             self.assertRegex(line, rf"\Apyrycode-relay: .*{re.escape(pattern)}.*ulimit -n.*\.\Z")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -10,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest
-
+from tests import needs
 from tests.system.harness import TWISTD, eventually
 from tests.system.test_command_line import CommandLineTestCase
 
@@ -25,8 +23,8 @@ class ProductionTests(CommandLineTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        if os.getuid():
-            raise SkipTest("needs root, to see it given up")
+        needs.root()
+        needs.programs("setpriv")
         # Where nobody can make a socket, too.
         self.directory.chmod(0o777)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import socket
@@ -13,8 +12,7 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
-from twisted.trial.unittest import SkipTest
-
+from tests import needs
 from tests.system.harness import (
     DEADLINE,
     ROOT,
@@ -94,11 +92,7 @@ def free_port() -> int:
 class PrometheusTests(SystemTestCase):
     def setUp(self) -> None:
         super().setUp()
-        if shutil.which("prometheus") is None or shutil.which("promtool") is None:
-            missing = "prometheus is not installed"
-            if os.environ.get("CI") == "true":
-                raise AssertionError(missing)
-            raise SkipTest(missing)
+        needs.programs("prometheus", "promtool")
 
     def test_scraped(self) -> None:
         """By the shipped files it finds the relay, takes the rules, and can answer every query."""

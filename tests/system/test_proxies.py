@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import socket
 import ssl
 import struct
@@ -17,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twisted.trial.unittest import SkipTest
 from websockets.asyncio.client import connect
 
+from tests import needs
 from tests.ca import Authority
 from tests.system.harness import (
     DEADLINE,
@@ -109,16 +108,6 @@ def tls_head(
                 break
             incoming.write(part)
     return answer
-
-
-def need(program: str) -> str:
-    """Return where a program is; skip where it is not installed, but not in CI."""
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-    if path is None:
-        if os.environ.get("CI"):
-            raise AssertionError(f"{program} is not installed; .ci/run has to see to it")
-        raise SkipTest(f"{program} is not installed")
-    return path
 
 
 PROXIES = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8")
@@ -380,6 +369,7 @@ class HeaderTests(ProxiesTestCase):
 
     def test_every_interface(self) -> None:
         """On a listener for IPv6 and IPv4 alike, an IPv4 proxy is who it is, and ::1 is another."""
+        needs.ipv6()
         relay = self.relay("--proxy-protocol", f"--trusted-proxy={HERE}", listen=":0", preamble=V1)
         with dial(relay.address) as sock:
             sock.sendall(V1 + claim("home"))
@@ -415,6 +405,7 @@ class ClientTests(ProxiesTestCase):
 
     def test_curl(self) -> None:
         """curl gets its answer, plain and over TLS, checking the chain."""
+        needs.programs("curl")
         relay = self.proxied()
         plain, secure = relay.ports
         for url in (f"http://{NAME}:{plain}/healthz", f"https://{NAME}:{secure}/healthz"):
@@ -491,7 +482,7 @@ class RealProxyTests(ProxiesTestCase):
 
     def haproxy(self, text: str) -> Front:
         """Start HAProxy with a recipe for port 443."""
-        program, listener = need("haproxy"), socket.create_server((HERE, 0))
+        program, listener = needs.program("haproxy"), socket.create_server((HERE, 0))
         path = self.directory / "haproxy.cfg"
         path.write_text(
             change(
@@ -646,7 +637,7 @@ class RealProxyTests(ProxiesTestCase):
 
     def test_nginx(self) -> None:
         """nginx ends TLS and says who is calling; what a caller says of itself is not heard."""
-        program, place = need("nginx"), socket.socket()
+        program, place = needs.program("nginx"), socket.socket()
         self.addCleanup(place.close)
         # nginx crashes on listeners that it inherits; so one that never listens keeps a port free.
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

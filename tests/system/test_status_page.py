@@ -13,6 +13,7 @@ from typing import Any
 from selenium.webdriver.common.keys import Keys
 from websockets.asyncio.client import ClientConnection
 
+from tests import needs
 from tests.ca import Authority
 from tests.system.browser import Browser
 from tests.system.harness import (
@@ -204,6 +205,7 @@ class MetricsTests(SystemTestCase):
     """The operator's side of a child process, asked by curl."""
 
     def curl(self, *arguments: str) -> str:
+        needs.programs("curl")
         return subprocess.run(
             ["curl", "--silent", "--show-error", "--max-time", str(int(DEADLINE)), *arguments],
             capture_output=True,

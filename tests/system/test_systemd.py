@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +17,13 @@ from pathlib import Path
 
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.limits import Limits
+from tests import needs
 from tests.ca import Authority
 from tests.system.harness import (
     DEADLINE,
     ROOT,
     TWISTD,
     SystemTestCase,
-    cannot,
     clean_environment,
     eventually,
 )
@@ -77,14 +76,12 @@ class UnitTests(SystemTestCase):
 
     def analyze(self, kinds: str, *arguments: str) -> str:
         """Have systemd look at copies of the units that name this machine's twistd."""
-        if shutil.which("systemd-analyze") is None:
-            cannot("needs systemd")
         for unit in UNITS.iterdir():
             text = unit.read_text(encoding="utf-8")
             copy = self.directory / unit.name
             copy.write_text(text.replace("/opt/pyrycode-relay/bin/twistd", str(TWISTD)))
         run = subprocess.run(
-            ["systemd-analyze", *arguments, *sorted(self.directory.glob(kinds))],
+            [needs.program("systemd-analyze"), *arguments, *sorted(self.directory.glob(kinds))],
             cwd=self.directory,
             capture_output=True,
             text=True,
@@ -170,8 +167,9 @@ class ServiceTests(SystemTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        if os.geteuid() or shutil.which("setpriv") is None:
-            cannot("needs root, to start the service as another user")
+        needs.namespaces()
+        needs.programs("setpriv")
+        needs.ipv6()
         self.directory.chmod(0o755)
         self.manager = Manager(self.directory / "notify")
         self.addCleanup(self.manager.close)

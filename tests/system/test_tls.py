@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from tests import needs
 from tests.ca import DAY, Authority, Issued, rsa_key
 from tests.system import harness
 from tests.system.harness import (
@@ -35,7 +36,6 @@ from tests.system.harness import (
     fetch,
     frame,
     handshake,
-    need_descriptors,
     phone_fields,
     read_all,
     receive,
@@ -126,8 +126,9 @@ class TLSTestCase(SystemTestCase):
 
     def run_client(self, *command: str | Path, standard_input: bytes = b"") -> str:
         """Run a client to its end and return all that it wrote."""
+        client, *arguments = command
         run = subprocess.run(
-            command,
+            [needs.program(str(client)), *arguments],
             input=standard_input,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -359,7 +360,7 @@ class ReloadTests(TLSTestCase):
 
     def test_under_load(self) -> None:
         """Reloads under 500 connections that talk lose no frame and end no connection."""
-        need_descriptors(1200)
+        needs.descriptors(1200)
         door = self.door(*LIFTED)
         ids = [f"server-{number}" for number in range(32)]
         seen: list[bytes | None] = []
@@ -891,7 +892,7 @@ class ManagerTests(TLSTestCase):
 class MemoryTests(TLSTestCase):
     def test_idle(self) -> None:
         """An idle connection over TLS takes 36 KiB at most."""
-        need_descriptors(900)
+        needs.descriptors(900)
         door = self.door(*LIFTED)
 
         def crowd(count: int) -> list[ssl.SSLSocket]:
