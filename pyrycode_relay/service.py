@@ -89,13 +89,13 @@ class RelayService(Service):
         self._binaries: tuple[RelayFactory, ...] = (binaries,)
         capacity = capacity or Capacity.within(_OPEN_FILES, limits)
         self.admission = Admission(limits, capacity, self._clock.seconds)
-        server = Endpoint(Leg.BINARY, binaries, header_gate.gate_binary)
+        server = Endpoint(Leg.BINARY, binaries)
         backend = Backend(
             endpoints={
                 b"/v1/server": server,
                 b"/v2/server": server,
-                b"/v1/client": Endpoint(Leg.PHONE, phones_v1, header_gate.gate_phone_v1),
-                b"/v2/client": Endpoint(Leg.PHONE, phones_v2, header_gate.gate_phone_v2),
+                b"/v1/client": Endpoint(Leg.PHONE, phones_v1),
+                b"/v2/client": Endpoint(Leg.PHONE, phones_v2),
             },
             admission=self.admission,
             readiness=lambda: self.readiness,

@@ -24,7 +24,7 @@ from pyrycode_relay.protocol.envelope import (
 )
 from pyrycode_relay.registry.queues import Hold
 from pyrycode_relay.registry.registry import Claim, Claimed, Conflict
-from pyrycode_relay.websocket.connection import Life, RelayFactory, RelayProtocol, refusing_bugs
+from pyrycode_relay.websocket.connection import Life, RelayFactory, RelayProtocol
 
 if TYPE_CHECKING:
     from autobahn.websocket.types import ConnectionRequest
@@ -54,14 +54,12 @@ class BinaryProtocol(RelayProtocol):
     def _exchange(self) -> Exchange:
         return self.factory.exchange
 
-    @refusing_bugs
     def onConnect(self, request: ConnectionRequest) -> None:
         """Let the request pass the header gate, or raise ``ConnectionDeny(400)``."""
         try:
             header_gate.gate_binary(request.headers)
         except header_gate.HeaderError as error:
-            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=error.refusal)
-            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from error
         self.server_id = header_gate.server_id(request.headers)
         self.version = header_gate.version(request.headers)
 

@@ -16,7 +16,7 @@ from pyrycode_relay.protocol.close_codes import EndCause, Refusal
 from pyrycode_relay.protocol.envelope import is_json
 from pyrycode_relay.registry.queues import Frame
 from pyrycode_relay.tally import FRAME, PhoneTally
-from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol, refusing_bugs
+from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
 
 if TYPE_CHECKING:
     from autobahn.websocket.types import ConnectionRequest
@@ -51,7 +51,6 @@ class PhoneProtocol(RelayProtocol):
     def _exchange(self) -> Exchange:
         return self.factory.exchange
 
-    @refusing_bugs
     def onConnect(self, request: ConnectionRequest) -> None:
         """Let the request pass the header gate, or raise ``ConnectionDeny(400)``.
 
@@ -60,8 +59,7 @@ class PhoneProtocol(RelayProtocol):
         try:
             self.factory.gate(request.headers)
         except header_gate.HeaderError as error:
-            self._exchange.observer.saw(Event.REQUEST_REFUSED, path=request.path, err=error.refusal)
-            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from None
+            raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from error
         self.server_id = header_gate.server_id(request.headers)
 
     def onOpen(self) -> None:

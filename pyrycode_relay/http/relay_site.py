@@ -12,26 +12,28 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import IReactorTime
 from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.web import http
-from twisted.web.http_headers import Headers
+from twisted.web import http_headers
 
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg, Mode
+from pyrycode_relay.http.handshake import Headers, find_fault, response
 from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import header_gate
-from pyrycode_relay.protocol.header_gate import Fields, Gate, HeaderError, UpgradeRefusal
-from pyrycode_relay.websocket.connection import RelayFactory
+from pyrycode_relay.protocol.header_gate import HeaderError, UpgradeRefusal
+from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
 
 RETRY_AFTER: Final = 5
 """Seconds after which a client may come back while the relay starts or drains: one restart."""
 
 _STARTING: Final = b"starting: there is no certificate yet, see the log\n"
-_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _PORT: Final = re.compile(rb":[0-9]*\Z")
+_GATED: Final = [(name, name.encode()) for name in header_gate.GATED]
+_DEVICE_NAME: Final = header_gate.DEVICE_NAME.encode()
 
 _CAPS: Final = {
     Bound.ADDRESS: "too many connections of this address",
@@ -51,11 +53,10 @@ class Readiness(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A WebSocket path: its gate, and the factory of its connections."""
+    """A WebSocket path: the kind of its connections, and their factory."""
 
     leg: Leg
     factory: RelayFactory
-    gate: Gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,44 +133,44 @@ class RelaySite(Site):
             request.answer(503, _STARTING if starting else b"")
 
     def _upgrade(self, request: HardenedRequest, endpoint: Endpoint) -> None:
-        """Refuse what must not reach Autobahn, and hand it the rest.
+        """Hand a request's connection over to a WebSocket protocol, or refuse the request.
 
-        The order of the checks is the wire contract's: draining, then the rate and the numbers
-        of connections, then the header gate, then the handshake. Of a request that fails its
-        handshake the gate is asked here; of any other, in ``onConnect``.
+        The wire contract fixes the order of the checks: draining, the rate and the numbers of
+        connections, the header gate in ``onConnect``, the handshake. A refused request has
+        taken no place, and the protocol that was made for it is freed.
         """
         if self.backend.readiness() is Readiness.DRAINING:
-            self._note_refusal(request, UpgradeRefusal.NOT_READY)
-            request.refuse(503, {b"Retry-After": b"%d" % RETRY_AFTER})
+            wait = {b"Retry-After": b"%d" % RETRY_AFTER}
+            self._refuse(request, 503, UpgradeRefusal.NOT_READY, wait)
             return
-        remote = request.caller
-        denial = self.backend.admission.ask(endpoint.leg, remote)
+        denial = self.backend.admission.ask(endpoint.leg, request.caller)
         if denial is not None:
-            self._tell(denial, remote, request.path.decode("ascii"))
+            self._note_denial(request, denial)
             if denial.mode is Mode.ENFORCED:
                 status = 429 if denial.bound is Bound.RATE else 503
                 request.refuse(status, {b"Retry-After": b"%d" % denial.retry_after})
                 return
-        fields = [
-            (name.lower(), values) for name, values in request.requestHeaders.getAllRawHeaders()
-        ]
-        problem = _handshake_problem(request)
+        headers = {
+            name.lower(): values for name, values in request.requestHeaders.getAllRawHeaders()
+        }
         try:
-            header_gate.check_block(fields)
-            if problem is not None:
-                endpoint.gate(_decoded(fields))
+            header_gate.check_block(headers.items())
+            protocol = endpoint.factory.connect(request.path.decode("ascii"), _gated(headers))
         except HeaderError as error:
-            self._note_refusal(request, error.refusal)
-            request.refuse(400)
+            self._refuse(request, 400, error.refusal)
             return
-        if problem is not None:
-            status, extra = problem
-            self._note_refusal(request, UpgradeRefusal.NO_HANDSHAKE)
-            request.refuse(status, extra)
+        except ConnectionDeny as denied:
+            self._refuse(request, denied.code, _cause(denied))
             return
-        self._hand_over(request, endpoint, dict(fields), remote)
+        has_body = request.has_body
+        fault = find_fault(request.method, request.clientproto, headers, has_body=has_body)
+        if fault is not None:
+            self._refuse(request, fault.status, UpgradeRefusal.NO_HANDSHAKE, fault.headers)
+            return
+        self._hand_over(request, endpoint.leg, protocol, headers)
 
-    def _tell(self, denial: Denial, remote: str, path: str) -> None:
+    def _note_denial(self, request: HardenedRequest, denial: Denial) -> None:
+        remote, path = request.caller, request.path.decode("ascii")
         if denial.bound is Bound.RATE:
             self._observer.saw(Event.RATE_LIMITED, remote=remote, path=path, mode=denial.mode)
         else:
@@ -181,48 +182,46 @@ class RelaySite(Site):
                 mode=denial.mode,
             )
 
-    def _note_refusal(self, request: HardenedRequest, refusal: UpgradeRefusal) -> None:
-        path = request.path.decode("ascii")
-        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=refusal)
-
-    def _hand_over(
+    def _refuse(
         self,
         request: HardenedRequest,
-        endpoint: Endpoint,
-        fields: Mapping[bytes, Sequence[bytes]],
-        remote: str,
+        status: int,
+        refusal: UpgradeRefusal,
+        headers: Mapping[bytes, bytes] | None = None,
     ) -> None:
+        """Refuse an upgrade and report why."""
+        path = request.path.decode("ascii")
+        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=refusal)
+        request.refuse(status, headers)
+
+    def _hand_over(
+        self, request: HardenedRequest, leg: Leg, protocol: RelayProtocol, headers: Headers
+    ) -> None:
+        """Give a request's connection to its protocol, with the response to the handshake."""
         channel = request.channel
-        protocol = endpoint.factory.connection()
-        protocol.remote = remote
+        protocol.remote = request.caller
         protocol.accepted = channel.accepted
-        name = fields.get(header_gate.DEVICE_NAME.encode())
-        if name is not None:
-            protocol.device_name = header_gate.device_name(name[0])
-        # Nothing of the request shall outlive it, least of all a token.
-        request.requestHeaders = Headers()
+        device_name = headers.get(_DEVICE_NAME)
+        if device_name is not None:
+            protocol.device_name = header_gate.device_name(device_name[0])
+        # Nothing of the request may outlive it, least of all a token.
+        request.requestHeaders = http_headers.Headers()
         channel.surrender()
-        key = fields[b"sec-websocket-key"][0]
-        protocol.place = self.backend.admission.enter(endpoint.leg, remote)
-        protocol.take_over(channel, request.path.decode("ascii"), _gated(fields), key)
+        protocol.place = self.backend.admission.enter(leg, protocol.remote)
+        protocol.take_over(channel, response(headers))
 
 
-def _decoded(fields: Fields) -> dict[str, str]:
-    return {name.decode("latin-1"): values[0].decode("latin-1") for name, values in fields}
-
-
-def _gated(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
+def _gated(headers: Headers) -> dict[str, str]:
     """Return the headers that the gate looks at; ``onConnect`` gets no others."""
-    return {
-        name: fields[name.encode()][0].decode("latin-1")
-        for name in header_gate.GATED
-        if name.encode() in fields
-    }
+    return {name: headers[raw][0].decode("latin-1") for name, raw in _GATED if raw in headers}
 
 
-def _tokens(request: http.Request, name: str) -> set[str]:
-    values = request.requestHeaders.getRawHeaders(name) or []
-    return {token.strip().lower() for value in values for token in value.split(",")}
+def _cause(denied: ConnectionDeny) -> UpgradeRefusal:
+    """Return why ``onConnect`` denies a request: the gate's error, from which it raises."""
+    error = denied.__cause__
+    if not isinstance(error, HeaderError):
+        raise denied
+    return error.refusal
 
 
 def _over_tls(request: HardenedRequest) -> bool:
@@ -233,25 +232,3 @@ def _over_tls(request: HardenedRequest) -> bool:
 def _host(request: HardenedRequest) -> bytes:
     """Return the Host without its port, in lower case; empty unless there is exactly one."""
     return _PORT.sub(b"", request.single(b"host") or b"").lower()
-
-
-def _handshake_problem(request: HardenedRequest) -> tuple[int, dict[bytes, bytes]] | None:
-    """Return how to refuse a request that is no WebSocket handshake (RFC 6455, section 4.2.1)."""
-    if request.method != b"GET":
-        return 405, {b"Allow": b"GET"}
-    if request.clientproto != b"HTTP/1.1" or request.single(b"host") is None:
-        return 400, {}
-    if request.has_body:
-        # Whatever stands before us might take it for a body, and we for frames.
-        return 400, {}
-    upgrade = {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13"}
-    if "websocket" not in _tokens(request, "upgrade"):
-        return 426, upgrade
-    if "upgrade" not in _tokens(request, "connection"):
-        return 426, upgrade
-    if request.single(b"sec-websocket-version") != b"13":
-        return 426, upgrade
-    key = request.single(b"sec-websocket-key")
-    if key is None or _KEY.fullmatch(key) is None:
-        return 400, {}
-    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 SERVER_ID: Final = "x-pyrycode-server"
@@ -146,7 +146,7 @@ def gate_phone_v2(headers: Mapping[str, str]) -> None:
 
 
 Gate: TypeAlias = Callable[[Mapping[str, str]], None]
-Fields: TypeAlias = Sequence[tuple[bytes, Sequence[bytes]]]
+Fields: TypeAlias = Iterable[tuple[bytes, Sequence[bytes]]]
 """A header block: lower-case names, each with its values in the order in which they stand."""
 
 

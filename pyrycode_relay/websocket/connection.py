@@ -11,18 +11,16 @@ end connections without a close frame; what they did is done here on the clock t
 
 from __future__ import annotations
 
-import base64
 import enum
 import functools
-import hashlib
 import socket
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.protocol import FrameHeader, WebSocketProtocol
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from autobahn.websocket.types import ConnectionRequest
 from autobahn.websocket.utf8validator import Utf8Validator
 from autobahn.websocket.xormasker import create_xor_masker  # type: ignore[attr-defined]
 from twisted.internet.interfaces import (
@@ -74,8 +72,6 @@ if TYPE_CHECKING:
 
 _bugs = Logger()
 
-_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""What a key is joined with for ``Sec-WebSocket-Accept`` (RFC 6455, section 1.3)."""
 _HEARTBEAT_JITTER: Final = 0.1
 """Spread of the heartbeat interval, so that connections that came together do not ping together."""
 
@@ -96,9 +92,6 @@ _READ_SIZE: Final = 65_536
 
 _MORE_CODES: Final = frozenset({1014})
 """Close codes that IANA has registered and Autobahn does not know."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Place(Protocol):
@@ -127,25 +120,6 @@ class _Mute:
         pass
 
     debug = info = warn = error = critical = trace = failure = _nothing
-
-
-def refusing_bugs(on_connect: Callable[P, R]) -> Callable[P, R]:
-    """Make an error in ``onConnect`` a plain 500 for this request, with a traceback in the log.
-
-    Autobahn itself would put the error's text into the HTTP status line.
-    """
-
-    @functools.wraps(on_connect)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return on_connect(*args, **kwargs)
-        except ConnectionDeny:
-            raise
-        except Exception:
-            _bugs.failure("a bug in onConnect costs this request")
-            raise ConnectionDeny(ConnectionDeny.INTERNAL_SERVER_ERROR) from None
-
-    return guarded
 
 
 class _Nobody:
@@ -301,14 +275,11 @@ class RelayProtocol(_FramePath):
 
     # Opening
 
-    def take_over(
-        self, channel: HTTPChannel, path: str, headers: Mapping[str, str], key: bytes
-    ) -> None:
-        """Take the connection from an HTTP channel that has read a valid handshake from it.
+    def take_over(self, channel: HTTPChannel, response: bytes) -> None:
+        """Take the connection over from an HTTP channel that has read a valid handshake.
 
-        ``path`` and ``headers`` (lower-case names) are what ``onConnect`` is asked about, ``key``
-        is the handshake's ``Sec-WebSocket-Key``. Nothing is left for Autobahn to parse, and
-        nothing of the request is kept.
+        ``response`` accepts the handshake. Autobahn has nothing left to parse, and nothing of
+        the request is kept.
         """
         transport = cast(Transport, channel.transport)
         channel.transport = None
@@ -317,8 +288,7 @@ class RelayProtocol(_FramePath):
         # passes what it has read and not parsed to its rawDataReceived.
         channel.rawDataReceived = self.dataReceived  # type: ignore[method-assign]
         self.makeConnection(transport)
-        request = ConnectionRequest("", headers, "", path, {}, 13, "", [], [])
-        self.factory.poller.run(self._open, request, key)
+        self.factory.poller.run(self._open, response)
 
     def connectionMade(self) -> None:
         """Prepare the connection; called by `take_over` through ``makeConnection``."""
@@ -332,39 +302,15 @@ class RelayProtocol(_FramePath):
             move(descriptor, self.factory.poller)
         self.transport.resumeProducing()
 
-    def _open(self, request: ConnectionRequest, key: bytes) -> None:
-        """Answer the handshake, and serve."""
-        try:
-            self.onConnect(request)
-        except ConnectionDeny as denial:
-            self._refuse(denial.code)
-            return
-        accept = base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID).digest())  # noqa: S324 - RFC 6455
-        self._gather(
-            0,
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n",
-        )
+    def _open(self, response: bytes) -> None:
+        """Accept the handshake, and serve."""
+        self._gather(0, response)
         self.state = self.STATE_OPEN
         self.life = Life.SERVING
         self.factory.tally.upgrades.observe(self.factory.seconds() - self.accepted)
         self.transport.registerProducer(self, True)
         self._rearm_heartbeat()
         self._contained(self.onOpen)
-
-    def _refuse(self, code: int) -> None:
-        """Answer a refused request with a bare status and close.
-
-        Autobahn's own answer has the reason, which may quote the request, in its status line,
-        no Content-Length, and no deadline for the socket.
-        """
-        status = b"400 Bad Request" if code < 500 else b"500 Internal Server Error"
-        self._gather(
-            0, b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-        self.life = Life.CLOSING
-        self._arm_abort()
-        self.dropConnection()
 
     # Errors
 
@@ -1046,9 +992,15 @@ class RelayFactory(WebSocketServerFactory):
         )
         self.protocol = _settled(protocol, self)
 
-    def connection(self) -> RelayProtocol:
-        """Make a connection, which has then to `RelayProtocol.take_over` its socket."""
-        return self.protocol(self)
+    def connect(self, path: str, headers: Mapping[str, str]) -> RelayProtocol:
+        """Make a connection's protocol, and have its ``onConnect`` accept the request.
+
+        ``headers`` have lower-case names. Raises ``ConnectionDeny`` if ``onConnect`` denies the
+        request. The protocol then has to `RelayProtocol.take_over` the connection.
+        """
+        connection = self.protocol(self)
+        connection.onConnect(ConnectionRequest("", headers, "", path, {}, 13, "", [], []))
+        return connection
 
 
 def _settled(protocol: type[RelayProtocol], factory: RelayFactory) -> type[RelayProtocol]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.python.failure import Failure
 
 from pyrycode_relay.events import Event
+from pyrycode_relay.websocket.connection import RelayProtocol
 from tests.live.harness import (
     Gone,
     Peer,
@@ -94,15 +95,15 @@ class Containment(RelayCase):
 
         def break_next(name: str) -> None:
             factory = relay.service._phones[0]
-            original = factory.connection
+            original = factory.connect
 
-            def make() -> Any:
-                connection = original()
+            def connect(path: str, headers: Mapping[str, str]) -> RelayProtocol:
+                connection = original(path, headers)
                 setattr(connection, name, broken)
-                factory.connection = original  # type: ignore[method-assign]
+                factory.connect = original  # type: ignore[method-assign]
                 return connection
 
-            factory.connection = make  # type: ignore[method-assign]
+            factory.connect = connect  # type: ignore[method-assign]
 
         break_next("onOpen")
         peer = await self.upgrade(relay, "/v1/client", phone_headers("s"))

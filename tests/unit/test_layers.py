@@ -74,6 +74,7 @@ AUTOBAHN = {
     "websocket.connection": None,
     "endpoints.binary": {"ConnectionDeny", "ConnectionRequest"},
     "endpoints.phone": {"ConnectionDeny", "ConnectionRequest"},
+    "http.relay_site": {"ConnectionDeny"},
     "service": {"USES_NVX"},
 }
 """What each module may take from Autobahn; None is anything."""
@@ -172,7 +173,7 @@ class LayerTests(Cases):
 
     @cases(MODULES)
     def test_autobahn(self, source: Source) -> None:
-        """One module knows Autobahn; the endpoints know its refusal and its request."""
+        """One module knows Autobahn; others know the types of ``onConnect``, as the table says."""
         self.assertEqual(autobahns(source), [])
 
     @cases(MODULES)
@@ -262,7 +263,7 @@ class OffenderTests(Cases):
 
     @cases(
         {
-            "anywhere": ("http.relay_site", "from autobahn.websocket.types import ConnectionDeny"),
+            "anywhere": ("http.server", "from autobahn.websocket.types import ConnectionDeny"),
             "too_much": (
                 "endpoints.phone",
                 "from autobahn.twisted.websocket import WebSocketServer",

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+
+from pyrycode_relay.endpoints.binary import BinaryProtocol
+from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
+from pyrycode_relay.protocol.header_gate import UpgradeRefusal
 from tests.wire.harness import (
     TOKEN,
     Headers,
+    MemoryEpoll,
     Peer,
     WireTest,
     binary_headers,
@@ -273,6 +283,138 @@ class GateTest(WireTest):
         self.assert_upgraded(self.ask(b"/v1/client" + query, phone_headers()), "query")
         (fields,) = self.relay.seen.of(Event.PHONE_REGISTERED)
         self.assertEqual(fields["server_id"], "home")
+
+
+class OnceTest(WireTest):
+    """The gate is asked once, by the HTTP side, and a refused request leaves nothing behind."""
+
+    def setUp(self) -> None:
+        """Watch ``onConnect``, the places that are taken, and the sockets that are polled."""
+        super().setUp()
+        self.asked: list[weakref.ref[Any]] = []
+        """The protocols whose ``onConnect`` was called."""
+        self.before: list[tuple[int, int, int]] = []
+        """At each call: channels that wait, connections of the factories, places taken."""
+        self.places = 0
+        self.polled: list[int] = []
+        for kind in (BinaryProtocol, PhoneProtocol):
+            self.watch(kind)
+        admission = self.relay.service.admission
+        enter, register = admission.enter, MemoryEpoll.register
+
+        def entered(*args: Any) -> Any:
+            self.places += 1
+            return enter(*args)
+
+        def registered(epoll: MemoryEpoll, fd: int, events: int) -> None:
+            self.polled.append(fd)
+            register(epoll, fd, events)
+
+        self.patch(admission, "enter", entered)
+        self.patch(MemoryEpoll, "register", registered)
+
+    def watch(self, kind: type[BinaryProtocol | PhoneProtocol]) -> None:
+        original = kind.onConnect
+
+        def watched(connection: Any, request: ConnectionRequest) -> None:
+            self.asked.append(weakref.ref(connection))
+            service = self.relay.service
+            waiting = len(service.site.channels)
+            self.before.append((waiting, len(self.relay.connections()), service.admission.total))
+            original(connection, request)
+
+        self.patch(kind, "onConnect", watched)
+
+    def break_gates(self, error: Exception) -> None:
+        """Make the gates raise an error that is not theirs."""
+
+        def broken(*_: object) -> None:
+            raise error
+
+        for kind in (BinaryProtocol, PhoneProtocol):
+            self.patch(kind, "onConnect", broken)
+            self.watch(kind)
+
+    def assert_nothing_left(self, peer: Peer, status: int, asked: int) -> None:
+        """Check the answer, how often the gate was asked, and that nothing is left of it."""
+        self.assertEqual((peer.answer.status, peer.answer.body), (status, b""))
+        self.assertTrue(peer.gone)
+        self.assertEqual(len(self.asked), asked)
+        self.assertEqual([each() for each in self.asked], [None] * asked, "an object is left")
+        self.assertEqual(self.before, [(1, 0, 0)] * asked)
+        self.assertEqual((self.places, self.polled), (0, []))
+        self.assertEqual(self.relay.connections(), [])
+        self.assertEqual(self.relay.reactor.getDelayedCalls(), [])
+        self.asked.clear()
+        self.before.clear()
+
+    def assert_refused(self, peer: Peer, status: int, refusal: UpgradeRefusal, asked: int) -> None:
+        """Check that a request was refused, and that this was told once."""
+        ((event, fields),) = self.relay.seen.events
+        self.assertIs(event, Event.REQUEST_REFUSED)
+        self.assertIs(fields["err"], refusal)
+        self.assert_nothing_left(peer, status, asked)
+        self.relay.seen.clear()
+
+    def test_refused(self) -> None:
+        """Every refusal is told once; no object, timer, place or polled socket is left of it."""
+        # No cycle of references keeps anything until a collection.
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for path in ALL_PATHS:
+            headers = good(path)
+            faulty = replaced(headers, b"User-Agent", None)
+            twice = [*headers, headers[0]]
+            for block, change, status, refusal, asked in (
+                (faulty, {}, 400, UpgradeRefusal.NO_USER_AGENT, 1),
+                (faulty, {b"Upgrade": None}, 400, UpgradeRefusal.NO_USER_AGENT, 1),
+                (twice, {}, 400, UpgradeRefusal.REPEATED_HEADER, 0),
+                (twice, {b"Upgrade": None}, 400, UpgradeRefusal.REPEATED_HEADER, 0),
+                (headers, {b"Upgrade": None}, 426, UpgradeRefusal.NO_HANDSHAKE, 1),
+                (headers, {b"Sec-WebSocket-Key": b"x"}, 400, UpgradeRefusal.NO_HANDSHAKE, 1),
+            ):
+                peer = self.relay.request(upgrade_request(path, block, change=change))
+                self.assert_refused(peer, status, refusal, asked)
+            peer = self.relay.request(upgrade_request(path, faulty, method=b"POST"))
+            self.assert_refused(peer, 400, UpgradeRefusal.NO_USER_AGENT, 1)
+            peer = self.relay.request(upgrade_request(path, headers, method=b"POST"))
+            self.assert_refused(peer, 405, UpgradeRefusal.NO_HANDSHAKE, 1)
+
+    def test_accepted(self) -> None:
+        """An accepted request is asked about once, before it has a place or is polled."""
+        for number, path in enumerate(ALL_PATHS):
+            peer = self.relay.request(upgrade_request(path, good(path)))
+            self.assertEqual(peer.answer.status, 101)
+            (connection,) = [each() for each in self.asked]
+            self.assertIn(connection, self.relay.connections())
+            self.assertEqual(self.before, [(1, number, number)])
+            self.assertEqual(self.places, number + 1)
+            self.assertEqual(self.polled[-1], peer.socket.fileno())
+            self.asked.clear()
+            self.before.clear()
+
+    def test_bug(self) -> None:
+        """A bug in ``onConnect`` is a bare 500, logged once, and leaves nothing behind."""
+        self.break_gates(RuntimeError(TOKEN.decode()))
+        for path in ALL_PATHS:
+            peer = self.relay.request(upgrade_request(path, good(path)))
+            self.assertNotIn(TOKEN, peer.received)
+            self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+            self.assertEqual(self.relay.seen.events, [])
+            self.assertEqual((len(self.asked), self.places, self.polled), (1, 0, []))
+            self.assertEqual(self.relay.reactor.getDelayedCalls(), [])
+            self.assertEqual((peer.answer.status, peer.answer.body), (500, b""))
+            self.assertTrue(peer.gone)
+            self.asked.clear()
+
+    def test_denial_without_a_cause(self) -> None:
+        """A denial that names no cause is a bug: its status and text are not sent."""
+        self.break_gates(ConnectionDeny(403, TOKEN.decode()))
+        peer = self.relay.request(upgrade_request(b"/v1/client", phone_headers()))
+        self.assertEqual((peer.answer.status, peer.answer.body), (500, b""))
+        self.assertNotIn(TOKEN, peer.received)
+        self.assertEqual(len(self.flushLoggedErrors(ConnectionDeny)), 1)
+        self.assertEqual((self.relay.seen.events, self.places, self.polled), ([], 0, []))
 
 
 class UpgradeTest(WireTest):
