@@ -85,7 +85,7 @@ INTERNALS: Final = (
         "Twisted",
         "twisted.protocols.tls:TLSMemoryBIOProtocol",
         "_aborted _checkHandshakeStatus _handshakeDone _lostTLSConnection _reason",
-        "tls.store",
+        "tls.connection",
     ),
     *_listed(
         "Twisted",

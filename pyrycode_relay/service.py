@@ -36,8 +36,11 @@ from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.startup_error import StartupError
-from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source, check_authorities
-from pyrycode_relay.tls.store import Certificates, TLSFactory
+from pyrycode_relay.tls import sources
+from pyrycode_relay.tls.certificate import Pair, check_authorities
+from pyrycode_relay.tls.connection import TLSFactory
+from pyrycode_relay.tls.sources import Files, Source
+from pyrycode_relay.tls.store import Certificates
 from pyrycode_relay.websocket.connection import RelayFactory
 from pyrycode_relay.websocket.poller import Epoll, Poller
 
@@ -113,8 +116,9 @@ class RelayService(Service):
             self._issuance = self._make_issuance(self._cache)
         self.certificates: Certificates | None = None
         if settings.tls_listen:
-            sources = _sources(settings, self._cache)
-            self.certificates = Certificates(sources, settings.domain, self.events, self._clock)
+            self.certificates = Certificates(
+                _sources(settings, self._cache), settings.domain, self.events, self._clock
+            )
         self.listeners = Listeners(partial(listen, reactor))
         self.status: Status | None = None
         self.admin: AdminSite | None = None
@@ -368,12 +372,10 @@ def _sources(settings: Settings, cache: CertCache | None) -> list[Source]:
 
 def check_certificates(settings: Settings, observer: Observer) -> None:
     """Read the operator's certificates as a start would. Raises `StartupError`."""
-    if sources := _given_sources(settings):
+    if given := _given_sources(settings):
         # Nothing is timed: the clock stands.
-        Certificates(sources, settings.domain, observer, Clock()).load()
+        Certificates(given, settings.domain, observer, Clock()).load()
 
 
 def _given_sources(settings: Settings) -> list[Source]:
-    pairs = zip(settings.tls_cert, settings.tls_key, strict=True)
-    files = [Files(Pair(certificate, key)) for certificate, key in pairs]
-    return [*files, *map(Folder, settings.tls_dir)]
+    return sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)

@@ -1,4 +1,4 @@
-"""Certificates in files: what has to be right about them before anyone is served with them."""
+"""One certificate: read from its files, and checked before any client is served with it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from pyrycode_relay.startup_error import StartupError
 
 _MAX_FILE: Final = 2**20
-"""Bytes of a file that is read: chains have a few thousand."""
+"""Largest file, in bytes: chains have a few thousand."""
 _TRIAL: Final = b"pyrycode-relay"
-"""What a key signs, to see whether it can."""
+"""The bytes that a key signs in a test of whether it can."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(
@@ -36,75 +36,26 @@ MALFORMED: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What cryptography raises for a certificate that it cannot read, or not all of it."""
+"""The exceptions that cryptography raises for a certificate that it cannot read completely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The files of a certificate, its chain behind it, and of its key; they may be one."""
+    """The file of a certificate and the chain behind it, and the file of its key.
+
+    Both may be the same file.
+    """
 
     certificate: Path
     key: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """A source of one pair. An ``awaited`` one may not be there yet, or be of no use any more.
-
-    ``option`` is where it was given, for people.
-    """
-
-    pair: Pair
-    awaited: bool = False
-    option: str = "--tls-cert and --tls-key"
-
-    def pairs(self) -> Sequence[Pair]:
-        """Return the pair."""
-        return [self.pair]
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A source of pairs: ``NAME.pem`` with its key in ``NAME.key``, ``NAME-key.pem`` or itself."""
-
-    path: Path
-    awaited: bool = False
-    option: str = "--tls-dir"
-
-    def pairs(self) -> Sequence[Pair]:
-        """Return the pairs that are there now. Raises `StartupError`."""
-        try:
-            names = {each.name for each in self.path.iterdir()}
-        except OSError as error:
-            raise StartupError(f"{self.path} cannot be read: {error.strerror}.") from error
-        pairs = [
-            Pair(self.path / name, self.path / self._key(name.removesuffix(".pem"), names))
-            for name in sorted(names)
-            if name.endswith(".pem") and not name.endswith("-key.pem") and name[0] != "."
-        ]
-        if not pairs:
-            raise StartupError(
-                f"{self.path} has no certificate; put its chain there as NAME.pem and its key as "
-                "NAME.key."
-            )
-        return pairs
-
-    def _key(self, stem: str, names: set[str]) -> str:
-        for name in (f"{stem}.key", f"{stem}-key.pem"):
-            if name in names:
-                return name
-        return f"{stem}.pem"
-
-
-Source = Files | Folder
-
-
-@dataclass(frozen=True, slots=True)
 class Certificate:
     """A certificate that can be served: its chain, leaf first, and its key.
 
-    ``names`` are the DNS names it is for, in lower case, wildcards among them; one for IP addresses
-    alone has none. Times are in seconds since 1970.
+    ``names`` are its DNS names and wildcards, in lower case; a certificate that is only for IP
+    addresses has none. Times are in seconds since 1970.
     """
 
     pair: Pair
@@ -123,18 +74,18 @@ class Certificate:
         if not is_for(leaf, key):
             raise StartupError(_mismatch(pair, chain, key))
         if not _signs(key):
-            raise StartupError(f"The key {pair.key} is damaged: what it signs is not valid.")
+            raise StartupError(f"The key {pair.key} is damaged: its signatures are not valid.")
         names, addresses = _names(pair.certificate, leaf)
         if not names and not addresses:
             raise StartupError(
-                f"The certificate in {pair.certificate} names nothing that it is for; have it "
-                "issued with a subjectAltName, which is all that clients look at."
+                f"The certificate in {pair.certificate} has no names; have it issued with a "
+                "subjectAltName, because clients look at nothing else."
             )
         not_before = leaf.not_valid_before_utc.timestamp()
         not_after = leaf.not_valid_after_utc.timestamp()
         if not_after <= now:
             raise StartupError(
-                f"The certificate in {pair.certificate} has expired on {day(not_after)}; renew it."
+                f"The certificate in {pair.certificate} expired on {day(not_after)}; renew it."
             )
         if not_before > now:
             raise StartupError(
@@ -145,11 +96,11 @@ class Certificate:
 
     @property
     def kind(self) -> type[PrivateKeyTypes]:
-        """The type of its key: a client may take one type and not another."""
+        """The type of its key: a client may accept one type and not another."""
         return type(self.key)
 
     def covers(self, name: str) -> bool:
-        """Whether it is for ``name``, in lower case; a wildcard stands for one label."""
+        """Whether it is for ``name``, which is in lower case; a wildcard stands for one label."""
         return name in self.names or wildcard(name) in self.names
 
     def __str__(self) -> str:
@@ -158,7 +109,7 @@ class Certificate:
 
 
 def check_authorities(path: Path) -> None:
-    """See that a file has certificates to trust; raises `StartupError`."""
+    """Check that a file has certificates to trust. Raises `StartupError`."""
     data, _ = _contents(path)
     try:
         x509.load_pem_x509_certificates(data)
@@ -170,7 +121,7 @@ def check_authorities(path: Path) -> None:
 
 
 def is_for(certificate: x509.Certificate, key: PrivateKeyTypes) -> bool:
-    """Whether a certificate is for ``key``; one for a key of a kind unknown here is for none."""
+    """Whether a certificate is for ``key``; False if its own key has an unknown type."""
     try:
         return certificate.public_key() == key.public_key()
     except MALFORMED:
@@ -192,7 +143,7 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
     try:
         chain = tuple(x509.load_pem_x509_certificates(data))
         if len(chain) < len(_BEGIN.findall(data)):
-            # The last one is cut off, which cryptography passes over.
+            # The last one is cut off, and cryptography ignored it.
             raise ValueError
     except MALFORMED:
         raise StartupError(
@@ -203,11 +154,11 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
             issued.verify_directly_issued_by(issuer)
         except (ValueError, InvalidSignature):
             raise StartupError(
-                f"Certificate {number} in {path} has not issued the one before it; put the "
+                f"Certificate {number} in {path} is not the issuer of the one before it; put the "
                 "server's own first, then its issuer, and so on."
             ) from None
         except (TypeError, UnsupportedAlgorithm):
-            # Clients may know the algorithm.
+            # cryptography does not know the algorithm. Clients may.
             continue
     return chain
 
@@ -223,8 +174,8 @@ def _private_key(path: Path) -> PrivateKeyTypes:
             f"chmod 600 {path}."
         )
     try:
-        # The full check of an RSA key takes up to a quarter of a second, in which nobody would be
-        # served; `_signs` finds what matters in a hundredth of it.
+        # The full check of an RSA key would block the relay for up to 250 ms. `_signs` checks
+        # what matters in a hundredth of that.
         return serialization.load_pem_private_key(
             found[0], None, unsafe_skip_rsa_key_validation=True
         )
@@ -237,7 +188,7 @@ def _private_key(path: Path) -> PrivateKeyTypes:
             raise StartupError(
                 f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
             ) from None
-        raise StartupError(f"The key {path} is damaged, or of a kind unknown here.") from None
+        raise StartupError(f"The key {path} is damaged, or of an unknown type.") from None
 
 
 def _signs(key: PrivateKeyTypes) -> bool:
@@ -251,14 +202,13 @@ def _signs(key: PrivateKeyTypes) -> bool:
             key.public_key().verify(signature, _TRIAL, ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError, InternalError):
         return False
-    # What other kinds of keys there are have no public part that could differ.
+    # Other types of keys derive the public part from the private one.
     return True
 
 
 def _contents(path: Path) -> tuple[bytes, int]:
-    """Return a file's bytes and mode, both of the same file though its name may change hands."""
+    """Return the bytes and the mode of a file. Both are of one file even if it is replaced."""
     try:
-        # A pipe would keep us waiting.
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -267,11 +217,12 @@ def _contents(path: Path) -> tuple[bytes, int]:
     except OSError as error:
         raise StartupError(f"{path} cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_FILE:
-        raise StartupError(f"{path} has over {_MAX_FILE} bytes, which is no PEM file's size.")
+        raise StartupError(f"{path} has over {_MAX_FILE} bytes, too many for a PEM file.")
     return data, status.st_mode
 
 
 def _open_at_once(path: str, flags: int) -> int:
+    # A named pipe would block.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -281,7 +232,7 @@ def _mismatch(pair: Pair, chain: Sequence[x509.Certificate], key: PrivateKeyType
             f"The certificate for {pair.key} is not the first in {pair.certificate}; put it there."
         )
     return (
-        f"The key {pair.key} is not the one of the certificate in {pair.certificate}; give the "
+        f"The key {pair.key} does not belong to the certificate in {pair.certificate}; give the "
         "key that it was issued for."
     )
 
@@ -293,7 +244,7 @@ def _names(path: Path, leaf: x509.Certificate) -> tuple[frozenset[str], int]:
         return frozenset(), 0
     except MALFORMED:
         raise StartupError(
-            f"The certificate in {path} is damaged, or of a kind unknown here."
+            f"The certificate in {path} is damaged, or of an unknown type."
         ) from None
     names = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)

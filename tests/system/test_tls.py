@@ -353,7 +353,7 @@ class ReloadTests(TLSTestCase):
         eventually("it is told", lambda: self.events(door.relay, "tls_reload_failed"))
         self.assertTrue(self.served(door, self.issued))
         [line] = self.events(door.relay, "tls_reload_failed")
-        self.assertRegex(line, r" warn .*is not the one of the certificate in")
+        self.assertRegex(line, r" warn .*does not belong to the certificate in")
         fresh = self.replace()
         eventually("the next is served", lambda: self.served(door, fresh))
         self.assertEqual(len(self.events(door.relay, "tls_reload_failed")), 1)
@@ -750,7 +750,7 @@ class StartTests(TLSTestCase):
             ],
             (f"--tls-cert={self.chain}", f"--tls-key={old[1]}"): [
                 (
-                    f"{pairs}The key {old[1]} is not the one of the certificate in {self.chain}; "
+                    f"{pairs}The key {old[1]} does not belong to the certificate in {self.chain}; "
                     "give the key that it was issued for."
                 )
             ],
@@ -779,7 +779,7 @@ class StartTests(TLSTestCase):
                 told = self.refused(*options, check=check)
                 self.assertEqual(told, [f"pyrycode-relay: {each}" for each in sentences])
         [sentence] = self.refused(f"--tls-cert={old[0]}", f"--tls-key={old[1]}", check=False)
-        self.assertRegex(sentence, r"old\.pem has expired on \d{4}-\d\d-\d\d; renew it\.\Z")
+        self.assertRegex(sentence, r"old\.pem expired on \d{4}-\d\d-\d\d; renew it\.\Z")
 
     def test_good_files(self) -> None:
         """A check of good certificates prints the settings, the default port among them."""

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "probe.command": "system/test_probe",
     "probe.conversation": "system/test_probe",
     "service": "wire/test_drain",
+    "tls.connection": "wire/test_tls",
     "tap": "system/test_command_line",
     "websocket.connection": "wire/test_quirks",
 }

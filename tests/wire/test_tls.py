@@ -12,8 +12,10 @@ from typing import ClassVar, cast
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.server import Site
-from pyrycode_relay.tls.certificate import Files, Pair
-from pyrycode_relay.tls.store import Certificates, TLSFactory
+from pyrycode_relay.tls.certificate import Pair
+from pyrycode_relay.tls.connection import TLSFactory
+from pyrycode_relay.tls.sources import Files
+from pyrycode_relay.tls.store import Certificates
 from tests.ca import Authority
 from tests.wire.harness import (
     Headers,

@@ -1,4 +1,4 @@
-"""TLS without sockets: Python's own ``ssl`` module shakes hands with the relay's contexts."""
+"""The certificates that are served: read, chosen, replaced, warned of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -17,79 +18,41 @@ from twisted.internet.task import Clock
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.startup_error import StartupError
-from pyrycode_relay.tls.certificate import Files, Folder, Pair, Source
-from pyrycode_relay.tls.store import POLL, RETRY, TICKET_KEYS_LIFE, Certificates
-from tests.ca import DAY, Authority, Issued, rsa_key
+from pyrycode_relay.tls.certificate import Pair
+from pyrycode_relay.tls.contexts import TICKET_KEYS_LIFE
+from pyrycode_relay.tls.sources import Files, Folder, Source
+from pyrycode_relay.tls.store import POLL, RETRY, Certificates
+from tests.ca import DAY, Issued, rsa_key
 from tests.unit.bench import Cases, cases
+from tests.unit.tls.handshake import AUTHORITY, Handshake, Refused, trusting
 
-AUTHORITY = Authority()
 RSA = rsa_key()
 A_DAY = 86400.0
 
 
-class Refused(Exception):
-    """The relay has refused a handshake; the text is its alert's name."""
+def shake(
+    made: Certificates,
+    name: str | None,
+    client: ssl.SSLContext | None = None,
+    session: ssl.SSLSession | None = None,
+) -> Handshake:
+    """Shake hands with what these certificates serve."""
+    return Handshake(made.serverConnectionForTLS(None), name, client, session)  # type: ignore[arg-type]
 
 
-class Handshake:
-    """A handshake of a client with the relay, over memory."""
+class Faulty:
+    """A source of one pair with a bug that shows while it is ``broken``."""
 
-    def __init__(
-        self,
-        certificates: Certificates,
-        name: str | None,
-        client: ssl.SSLContext | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> None:
-        context = client or trusting()
-        context.check_hostname = name is not None
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.client = context.wrap_bio(incoming, outgoing, server_hostname=name, session=session)
-        self.server = certificates.serverConnectionForTLS(None)  # type: ignore[arg-type]
-        done = failed = False
-        while not done:
-            try:
-                self.client.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError as error:
-                # Newer alerts have a text and no reason.
-                if "alert" in str(error).lower():
-                    raise Refused(str(error).upper().replace(" ", "_")) from error
-                raise
-            if data := outgoing.read():
-                self.server.bio_write(data)
-            try:
-                if not failed:
-                    self.server.do_handshake()
-            except SSL.WantReadError:
-                pass
-            except SSL.Error:
-                failed = True
-            try:
-                while True:
-                    incoming.write(self.server.bio_read(65536))
-            except SSL.WantReadError:
-                pass
-        # Tickets follow the handshake.
-        self.server.send(b"x")
-        incoming.write(self.server.bio_read(65536))
-        self.client.read(1)
+    awaited = broken = False
+    option = "--tls-dir"
 
-    @property
-    def certificate(self) -> x509.Certificate:
-        """What the client was served."""
-        data = self.client.getpeercert(binary_form=True)
-        assert data is not None
-        return x509.load_der_x509_certificate(data)
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
 
-
-def trusting() -> ssl.SSLContext:
-    """Return a client's context that trusts the authority."""
-    context = ssl.create_default_context(cadata=AUTHORITY.pem.decode())
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    return context
+    def pairs(self) -> list[Pair]:
+        if self.broken:
+            raise ZeroDivisionError
+        return [self.pair]
 
 
 class TLSCase(Cases):
@@ -148,10 +111,8 @@ class ServingTests(TLSCase):
     def test_chain(self) -> None:
         """A client that trusts the root alone verifies chain and name."""
         issued = self.issue("a", "relay.example")
-        shaken = Handshake(self.loaded("a"), "relay.example")
+        shaken = shake(self.loaded("a"), "relay.example")
         self.assertEqual(shaken.certificate, issued.chain[0])
-        self.assertEqual(shaken.client.version(), "TLSv1.3")
-        self.assertIsNone(shaken.client.compression())
 
     def test_names(self) -> None:
         """The name asked for decides, whatever its case; wildcards come after whole names."""
@@ -164,24 +125,24 @@ class ServingTests(TLSCase):
             "TWO.example": two,
             "a.relay.example": one,
         }.items():
-            self.assertEqual(Handshake(made, name).certificate, issued.chain[0], name)
+            self.assertEqual(shake(made, name).certificate, issued.chain[0], name)
 
     def test_default(self) -> None:
         """A client that asks for no name, or for one without a certificate, gets the first."""
         first = self.issue("a", "one.example")
         self.issue("b", "two.example")
         made = self.loaded("a", "b")
-        self.assertEqual(Handshake(made, None).certificate, first.chain[0])
-        self.assertRaises(ssl.SSLCertVerificationError, Handshake, made, "three.example")
+        self.assertEqual(shake(made, None).certificate, first.chain[0])
+        self.assertRaises(ssl.SSLCertVerificationError, shake, made, "three.example")
 
     def test_domains(self) -> None:
         """With domains, a client that asks for another name is refused, one for none is not."""
         self.issue("a", "one.example", "two.example")
         made = self.loaded("a", domains=("one.example",))
-        Handshake(made, "ONE.example")
-        Handshake(made, None)
+        shake(made, "ONE.example")
+        shake(made, None)
         for name in ("two.example", "localhost", "x" * 60 + ".example"):
-            error = self.assertRaises(Refused, Handshake, made, name)
+            error = self.assertRaises(Refused, shake, made, name)
             self.assertIn("HANDSHAKE_FAILURE", str(error))
 
     def test_side_by_side(self) -> None:
@@ -190,75 +151,11 @@ class ServingTests(TLSCase):
         old = self.issue("b", "relay.example", key=RSA)
         for names in (("a", "b"), ("b", "a")):
             made = self.loaded(*names)
-            self.assertEqual(Handshake(made, "relay.example").certificate, curve.chain[0])
+            self.assertEqual(shake(made, "relay.example").certificate, curve.chain[0])
             client = trusting()
             client.maximum_version = ssl.TLSVersion.TLSv1_2
             client.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
-            self.assertEqual(Handshake(made, "relay.example", client).certificate, old.chain[0])
-
-    def test_the_later(self) -> None:
-        """Of two alike for one name, the one that ends later is served."""
-        self.issue("a", "relay.example", until=5 * DAY)
-        later = self.issue("b", "relay.example", until=9 * DAY)
-        self.issue("c", "relay.example", until=7 * DAY)
-        shaken = Handshake(self.loaded("a", "b", "c"), "relay.example")
-        self.assertEqual(shaken.certificate, later.chain[0])
-
-    @cases(
-        {
-            "1_0": (ssl.TLSVersion.TLSv1, "PROTOCOL_VERSION"),
-            "1_1": (ssl.TLSVersion.TLSv1_1, "PROTOCOL_VERSION"),
-        }
-    )
-    def test_old_versions(self, version: ssl.TLSVersion, alert: str) -> None:
-        """Versions before TLS 1.2 are refused."""
-        self.issue("a", "relay.example")
-        client = trusting()
-        client.set_ciphers("ALL:@SECLEVEL=0")
-        client.minimum_version = client.maximum_version = version
-        error = self.assertRaises(Refused, Handshake, self.loaded("a"), "relay.example", client)
-        self.assertIn(alert, str(error))
-
-    def test_ciphers(self) -> None:
-        """TLS 1.2 has ephemeral keys and AEAD, or is refused."""
-        self.issue("a", "relay.example", key=RSA)
-        made = self.loaded("a")
-        taken = (
-            "ECDHE-RSA-AES128-GCM-SHA256 ECDHE-RSA-AES256-GCM-SHA384 ECDHE-RSA-CHACHA20-POLY1305"
-        )
-        refused = "AES128-GCM-SHA256 ECDHE-RSA-AES128-SHA256 AES256-SHA DHE-RSA-AES128-GCM-SHA256"
-        for name in taken.split() + refused.split():
-            client = trusting()
-            client.maximum_version = ssl.TLSVersion.TLSv1_2
-            client.set_ciphers(name)
-            if name in taken.split():
-                shaken = Handshake(made, "relay.example", client)
-                self.assertEqual(shaken.client.cipher()[0], name)  # type: ignore[index]
-            else:
-                self.assertRaises(Refused, Handshake, made, "relay.example", client)
-
-    def test_preference(self) -> None:
-        """Of what both can, the relay chooses by its own order."""
-        self.issue("a", "relay.example", key=RSA)
-        client = trusting()
-        client.maximum_version = ssl.TLSVersion.TLSv1_2
-        client.set_ciphers("ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES256-GCM-SHA384")
-        shaken = Handshake(self.loaded("a"), "relay.example", client)
-        self.assertEqual(shaken.client.cipher()[0], "ECDHE-RSA-AES256-GCM-SHA384")  # type: ignore[index]
-
-    def test_protocols(self) -> None:
-        """ALPN is HTTP/1.1; a client that offers only others is refused."""
-        self.issue("a", "relay.example")
-        made = self.loaded("a")
-        for offered, chosen in (([], None), (["h2", "http/1.1"], "http/1.1")):
-            client = trusting()
-            client.set_alpn_protocols(offered)
-            shaken = Handshake(made, "relay.example", client)
-            self.assertEqual(shaken.client.selected_alpn_protocol(), chosen)
-        client = trusting()
-        client.set_alpn_protocols(["h2", "http/1.0"])
-        error = self.assertRaises(Refused, Handshake, made, "relay.example", client)
-        self.assertIn("NO_APPLICATION_PROTOCOL", str(error))
+            self.assertEqual(shake(made, "relay.example", client).certificate, old.chain[0])
 
     def test_not_after(self) -> None:
         """When certificates end is known by name: of several, the first end."""
@@ -280,28 +177,21 @@ class SessionTests(TLSCase):
         client = trusting()
         client.minimum_version = client.maximum_version = version
 
-        def shake(session: ssl.SSLSession | None) -> Handshake:
-            return Handshake(made, "relay.example", client, session)
+        def resume(session: ssl.SSLSession | None) -> Handshake:
+            return shake(made, "relay.example", client, session)
 
-        first = shake(None)
-        second = shake(first.client.session)
+        first = resume(None)
+        second = resume(first.client.session)
         self.assertEqual((first.client.session_reused, second.client.session_reused), (False, True))
         fresh = self.issue("a", "relay.example")
         self.assertTrue(made.reload())
-        self.assertEqual(shake(None).certificate, fresh.chain[0])
-        third = shake(second.client.session)
+        self.assertEqual(resume(None).certificate, fresh.chain[0])
+        third = resume(second.client.session)
         self.assertTrue(third.client.session_reused)
         self.clock.advance(TICKET_KEYS_LIFE)
-        fourth = shake(third.client.session)
+        fourth = resume(third.client.session)
         self.assertFalse(fourth.client.session_reused)
-        self.assertTrue(shake(fourth.client.session).client.session_reused)
-
-    def test_no_memory(self) -> None:
-        """The relay remembers no session: what it knows of one is in the client's ticket."""
-        self.issue("a", "relay.example")
-        made = self.loaded("a")
-        server = Handshake(made, "relay.example").server
-        self.assertEqual(server.get_context().get_session_cache_mode(), SSL.SESS_CACHE_OFF)
+        self.assertTrue(resume(fourth.client.session).client.session_reused)
 
 
 class LoadTests(TLSCase):
@@ -347,11 +237,11 @@ class LoadTests(TLSCase):
         made.load()
         self.assertEqual((self.told(), made.ready, made.not_after()), ([], False, {}))
         for name in ("a.example", None):
-            self.assertRaises(Refused, Handshake, made, name)
+            self.assertRaises(Refused, shake, made, name)
         issued = self.issue("a", "a.example")
         self.assertTrue(made.reload())
         self.assertEqual((self.told(), made.ready), ([Event.TLS_RELOADED], True))
-        self.assertEqual(Handshake(made, "a.example").certificate, issued.chain[0])
+        self.assertEqual(shake(made, "a.example").certificate, issued.chain[0])
 
     def test_awaited_and_bad(self) -> None:
         """What is left of an awaited one from before is told, and otherwise as if it were not."""
@@ -359,7 +249,7 @@ class LoadTests(TLSCase):
         made = self.certificates(Files(self.pair("a"), awaited=True), domains=("a.example",))
         made.load()
         self.assertEqual((self.told(), made.ready), ([Event.TLS_RELOAD_FAILED], False))
-        self.assertRaises(Refused, Handshake, made, "a.example")
+        self.assertRaises(Refused, shake, made, "a.example")
 
 
 class ReloadTests(TLSCase):
@@ -371,7 +261,7 @@ class ReloadTests(TLSCase):
 
     def served(self) -> x509.Certificate:
         """Return what clients are served now."""
-        return Handshake(self.made, "relay.example").certificate
+        return shake(self.made, "relay.example").certificate
 
     def test_change(self) -> None:
         """New files are taken without being asked to, within two looks; untouched ones never."""
@@ -470,11 +360,21 @@ class ReloadTests(TLSCase):
         self.assertEqual(self.told(), [])
 
     def test_bug(self) -> None:
-        """A bug costs one reload, leaves a traceback, and the certificates stay."""
-        self.patch(self.made, "_gather", None)
-        self.assertFalse(self.made.reload())
-        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
-        self.assertEqual(self.served(), self.old.chain[0])
+        """A bug costs one reload, or one look, and leaves a traceback; the certificates stay."""
+        source = Faulty(self.pair("a"))
+        made = self.certificates(cast(Source, source))
+        made.load()
+        source.broken = True
+        self.assertFalse(made.reload())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        made.watch()
+        self.pass_time(2 * POLL)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
+        self.assertEqual(shake(made, "relay.example").certificate, self.old.chain[0])
+        source.broken = False
+        fresh = self.issue("a", "relay.example")
+        self.pass_time(2 * POLL)
+        self.assertEqual(shake(made, "relay.example").certificate, fresh.chain[0])
 
     def test_nothing_kept(self) -> None:
         """What is replaced goes: 100 reloads leave as many contexts as one."""
@@ -510,7 +410,7 @@ class FolderTests(TLSCase):
     def test_served(self) -> None:
         """Every pair of a directory is served to whom asks for its name."""
         for name, issued in {"one.example": self.one, "two.example": self.two}.items():
-            self.assertEqual(Handshake(self.made, name).certificate, issued.chain[0])
+            self.assertEqual(shake(self.made, name).certificate, issued.chain[0])
 
     def test_comes_and_goes(self) -> None:
         """A pair that is new is served, one that is removed is not."""
@@ -518,7 +418,7 @@ class FolderTests(TLSCase):
         self.pair("two").certificate.unlink()
         self.pass_time(2 * POLL)
         self.assertEqual(self.told(), [Event.TLS_RELOADED])
-        self.assertEqual(Handshake(self.made, "three.example").certificate, three.chain[0])
+        self.assertEqual(shake(self.made, "three.example").certificate, three.chain[0])
         self.assertEqual(set(self.made.not_after()), {"one.example", "three.example"})
 
     def test_one_is_bad(self) -> None:
@@ -527,15 +427,15 @@ class FolderTests(TLSCase):
         self.pair("two").key.write_bytes(b"?")
         self.assertFalse(self.made.reload())
         self.assertEqual(self.told(), [Event.TLS_RELOAD_FAILED])
-        self.assertEqual(Handshake(self.made, "one.example").certificate, fresh.chain[0])
-        self.assertEqual(Handshake(self.made, "two.example").certificate, self.two.chain[0])
+        self.assertEqual(shake(self.made, "one.example").certificate, fresh.chain[0])
+        self.assertEqual(shake(self.made, "two.example").certificate, self.two.chain[0])
 
     def test_key_is_gone(self) -> None:
         """A certificate whose key is gone for a while is served on, and by its own name."""
         self.pair("two").key.unlink()
         self.pass_time(2 * POLL)
         self.assertEqual(self.told(), [Event.TLS_RELOAD_FAILED])
-        self.assertEqual(Handshake(self.made, "two.example").certificate, self.two.chain[0])
+        self.assertEqual(shake(self.made, "two.example").certificate, self.two.chain[0])
         self.assertEqual(set(self.made.not_after()), {"one.example", "two.example"})
         self.pair("two").key.write_bytes(self.two.key_pem())
         self.pair("two").key.chmod(0o600)
@@ -548,7 +448,7 @@ class FolderTests(TLSCase):
             path.unlink()
         self.pass_time(2 * POLL)
         self.assertEqual(self.told(), [Event.TLS_RELOAD_FAILED])
-        self.assertEqual(Handshake(self.made, "one.example").certificate, self.one.chain[0])
+        self.assertEqual(shake(self.made, "one.example").certificate, self.one.chain[0])
 
 
 class ExpiryTests(TLSCase):
@@ -569,7 +469,7 @@ class ExpiryTests(TLSCase):
         self.assertIn(self.warnings(10), range(9, 12))
         self.assertIn(self.warnings(10), range(9, 12))
         self.assertTrue(made.ready)
-        Handshake(made, "relay.example")
+        shake(made, "relay.example")
 
     def test_short_life(self) -> None:
         """Of a certificate for a week the last quarter is late, and not the first day."""
