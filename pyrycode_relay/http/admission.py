@@ -14,7 +14,8 @@ from typing import Final
 
 from pyrycode_relay.addresses import UNIX, limit_key
 from pyrycode_relay.http.capacity import Capacity
-from pyrycode_relay.limits import Limits, TokenBuckets
+from pyrycode_relay.limits import Limits
+from pyrycode_relay.token_buckets import TokenBuckets
 
 RETRY_AFTER: Final = 30
 """Seconds after which a client may ask for a place again: one heartbeat, which may free one."""

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from pyrycode_relay.addresses import limit_key
 from pyrycode_relay.events import Event, Level
-from pyrycode_relay.limits import TokenBuckets
+from pyrycode_relay.token_buckets import TokenBuckets
 
 _NAMESPACE: Final = "pyrycode_relay"
 

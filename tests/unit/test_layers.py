@@ -24,6 +24,7 @@ CONTRACT = (
     "limits",
     "startup_error",
     "tally",
+    "token_buckets",
     "protocol",
 )
 """What has the standard library and msgspec only."""
