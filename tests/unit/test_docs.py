@@ -23,7 +23,7 @@ from pyrycode_relay.service import RelayService
 from pyrycode_relay.tap import Options
 from pyrycode_relay.tls.store import Certificates
 from tests.unit.bench import Cases, cases
-from tests.unit.sources import SOURCES, Source
+from tests.unit.sources import PACKAGE, SOURCES, Source
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -36,6 +36,7 @@ TABLES = {
     "metric": PAGES["docs/monitoring.md"],
     "event": PAGES["docs/log-reference.md"],
     "code": PAGES["docs/protocol.md"],
+    "module": PAGES["docs/architecture.md"],
 }
 """The page of each table that is compared with the source, by the table's first column."""
 
@@ -306,6 +307,27 @@ class ReferenceTests(Cases):
             r"`((?:tests|docs|deploy|examples|benchmarks)/[\w./-]+)`", PAGES[page]
         ):
             self.assertTrue((ROOT / name).exists(), name)
+
+
+class ArchitectureTests(Cases):
+    """``docs/architecture.md`` names every module, and none that is not there."""
+
+    def test_modules(self) -> None:
+        """The tables of modules have each module of the package once, and no other."""
+        rows = [name for cells in table("module") for name in names(cells[0])]
+        modules = [name for name in SOURCES if not name.endswith("__init__")]
+        self.assertEqual(sorted(rows), sorted(f"{each.replace('.', '/')}.py" for each in modules))
+
+    def test_paths(self) -> None:
+        """Each file of the package that the page names is there."""
+        named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py|[a-z_/]+/)`", TABLES["module"])
+        self.assertGreater(len(named), 100)
+        self.assertEqual([each for each in named if not exists(each)], [])
+
+
+def exists(path: str) -> bool:
+    """Whether a path that ``docs/architecture.md`` names is there, in the package or beside it."""
+    return (PACKAGE / path).exists() or (ROOT / path).exists()
 
 
 class AdviceTests(Cases):
