@@ -35,6 +35,7 @@ TABLES = {
     "option": PAGES["docs/settings.md"],
     "metric": PAGES["docs/monitoring.md"],
     "event": PAGES["docs/log-reference.md"],
+    "field": PAGES["docs/log-reference.md"],
     "code": PAGES["docs/protocol.md"],
     "module": PAGES["docs/architecture.md"],
 }
@@ -178,10 +179,15 @@ class EventTests(Cases):
         rows = [name for cells in table("event") for name in names(cells[0])]
         self.assertEqual(sorted(rows), sorted(event.label for event in Event))
 
+    def test_each_field_is_documented_once(self) -> None:
+        """The table of fields has each field, no other, and none twice."""
+        rows = [name for cells in table("field") for name in names(cells[0])]
+        self.assertEqual(sorted(rows), sorted(FIELDS))
+
     @cases({event.label: (event,) for event in Event})
     def test_row(self, event: Event) -> None:
         """The row has the event's level, and just the fields that the code tells it with."""
-        _, level, fields = documented("event")[event.label]
+        _, level, fields, _ = documented("event")[event.label]
         self.assertEqual(level, event.level.name.lower())
         expected = ", ".join(sorted(fields_told().get(event.name, {"told nowhere"})))
         self.assertEqual(", ".join(sorted(re.split(r",\s*", fields))), expected)
