@@ -34,7 +34,7 @@ _POLL: Final = 0.05
 class Peer(Protocol):
     """An upgraded connection."""
 
-    def part(self, cause: EndCause) -> None:
+    def close_when_drained(self, cause: EndCause) -> None:
         """Send what is queued, then a close frame."""
 
     def close(self, cause: EndCause, *, flush: bool = True) -> None:
@@ -126,7 +126,7 @@ class Drain:
             self._clock.callLater(
                 self._random.uniform(start, end),
                 _contained,
-                peer.part,
+                peer.close_when_drained,
                 EndCause.SHUTTING_DOWN,
             )
             for peers, start, end in ((phones, 0, middle), (binaries, middle, spread))

@@ -112,17 +112,15 @@ INTERNALS: Final = (
     *_listed(
         "autobahn",
         "autobahn.twisted.websocket:WebSocketServerProtocol",
-        "_closeConnection _connectionMade _fail_connection consumeData current_frame "
-        "current_frame_masker data failedByMe inside_message is_closed is_open "
+        "_closeConnection _connectionMade _fail_connection current_frame "
+        "current_frame_masker data inside_message is_closed is_open "
         "message_data_total_length message_is_binary onCloseFrame onFrameBegin onFrameData "
         "onFrameEnd onMessageBegin onMessageEnd onMessageFrameData onMessageFrameEnd "
-        "remoteCloseCode sendCloseFrame sendData state utf8validator",
-        "websocket.connection",
+        "processData remoteCloseCode sendCloseFrame sendData state utf8validator",
+        "websocket.autobahn",
     ),
-    *_listed("autobahn", "autobahn.websocket.protocol", "FrameHeader", "websocket.connection"),
-    *_listed(
-        "autobahn", "autobahn.websocket.xormasker", "create_xor_masker", "websocket.connection"
-    ),
+    *_listed("autobahn", "autobahn.websocket.protocol", "FrameHeader", "websocket.autobahn"),
+    *_listed("autobahn", "autobahn.websocket.xormasker", "create_xor_masker", "websocket.autobahn"),
     *_listed("requests", "requests.models:Response", "_content _content_consumed", "acme.client"),
     *_listed("acme", "acme.client:ClientNetwork", "session", "acme.client"),
 )

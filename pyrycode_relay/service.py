@@ -41,7 +41,8 @@ from pyrycode_relay.tls.certificate import Pair, check_authorities
 from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.tls.sources import Files, Source
 from pyrycode_relay.tls.store import Certificates
-from pyrycode_relay.websocket.connection import RelayFactory
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.factory import RelayFactory
 from pyrycode_relay.websocket.poller import Epoll, Poller
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class RelayService(Service):
         binaries = BinaryFactory(self.exchange)
         phones_v1 = PhoneFactory(self.exchange, header_gate.gate_phone_v1)
         phones_v2 = PhoneFactory(self.exchange, header_gate.gate_phone_v2)
-        self._phones: tuple[RelayFactory, ...] = (phones_v1, phones_v2)
-        self._binaries: tuple[RelayFactory, ...] = (binaries,)
+        self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
+        self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
         capacity = capacity or Capacity.within(_OPEN_FILES, limits)
         self.admission = Admission(limits, capacity, self._clock.seconds)
         server = Endpoint(Leg.BINARY, binaries)
@@ -359,7 +360,7 @@ class RelayService(Service):
         await self._admin_listeners.stop()
 
 
-def _count(factories: Sequence[RelayFactory]) -> int:
+def _count(factories: Sequence[RelayFactory[RelayProtocol]]) -> int:
     return sum(len(each.connections) for each in factories)
 
 

@@ -24,7 +24,9 @@ from pyrycode_relay.protocol.envelope import (
 )
 from pyrycode_relay.registry.queues import Hold
 from pyrycode_relay.registry.registry import Claim, Claimed, Conflict
-from pyrycode_relay.websocket.connection import Life, RelayFactory, RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.factory import Environment, RelayFactory
+from pyrycode_relay.websocket.stage import Stage
 
 if TYPE_CHECKING:
     from autobahn.websocket.types import ConnectionRequest
@@ -63,7 +65,7 @@ class BinaryProtocol(RelayProtocol):
         self.server_id = header_gate.server_id(request.headers)
         self.version = header_gate.version(request.headers)
 
-    def onOpen(self) -> None:
+    def opened(self) -> None:
         """Claim the server-id; where a binary holds it already, find out whether it lives."""
         self._take(self._exchange.registry.claim(self.server_id, self))
 
@@ -120,7 +122,7 @@ class BinaryProtocol(RelayProtocol):
         if early is None:
             return
         while self.slot is not None and (message := early.pop()) is not None:
-            self.onMessage(message, False)
+            self.message(message)
         early.retire()
         self.resume_reading()
 
@@ -129,16 +131,16 @@ class BinaryProtocol(RelayProtocol):
         if self.slot is not None:
             self.slot.drain()
         if self._parting is not None:
-            self.part(self._parting)
+            self.close_when_drained(self._parting)
 
-    def part(self, cause: EndCause) -> None:
+    def close_when_drained(self, cause: EndCause) -> None:
         """Close the connection when everything held for this binary has been handed over."""
         if self.slot is not None and self.slot.waiting:
             self._parting = cause
         else:
             self.close(cause)
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
+    def message(self, payload: bytes) -> None:
         """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
         slot = self.slot
         if slot is None:
@@ -171,7 +173,7 @@ class BinaryProtocol(RelayProtocol):
             return
         if envelope.close_code is not None:
             phone.directed = True
-            phone.leg.finish(close_codes.directed(envelope.close_code))
+            phone.leg.close_after_queue(close_codes.directed(envelope.close_code))
 
     def _complain(self, event: Event, reason: EnvelopeFault | str) -> None:
         self._exchange.observer.saw(
@@ -221,7 +223,7 @@ class Contests:
     def _decide(self, incumbent: BinaryProtocol, alive: bool) -> None:
         """Tell the newcomers, those that are still there, in the order in which they came."""
         present = [
-            newcomer for newcomer in self._waiting.pop(incumbent) if newcomer.life is Life.SERVING
+            newcomer for newcomer in self._waiting.pop(incumbent) if newcomer.stage is Stage.SERVING
         ]
         if alive:
             losers = present
@@ -233,19 +235,21 @@ class Contests:
             newcomer.lose()
 
 
-class BinaryFactory(RelayFactory):
+class BinaryFactory(RelayFactory[BinaryProtocol]):
     """Makes binaries' connections."""
 
     def __init__(self, exchange: Exchange) -> None:
         super().__init__(
             BinaryProtocol,
-            exchange.clock,
-            exchange.limits,
-            exchange.ledger.binaries,
-            exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
-            exchange.random,
-            exchange.poller,
-            exchange.tally.binaries,
+            Environment(
+                clock=exchange.clock,
+                limits=exchange.limits,
+                account=exchange.ledger.binaries,
+                max_message_bytes=exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
+                random=exchange.random,
+                poller=exchange.poller,
+                tally=exchange.tally.binaries,
+            ),
         )
         self.exchange = exchange
         self.contests = Contests()

@@ -16,7 +16,8 @@ from pyrycode_relay.protocol.close_codes import EndCause, Refusal
 from pyrycode_relay.protocol.envelope import is_json
 from pyrycode_relay.registry.queues import Frame
 from pyrycode_relay.tally import FRAME, PhoneTally
-from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.factory import Environment, RelayFactory
 
 if TYPE_CHECKING:
     from autobahn.websocket.types import ConnectionRequest
@@ -62,7 +63,7 @@ class PhoneProtocol(RelayProtocol):
             raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from error
         self.server_id = header_gate.server_id(request.headers)
 
-    def onOpen(self) -> None:
+    def opened(self) -> None:
         """Register with the server-id, or tell the phone why not by a close frame."""
         exchange = self._exchange
         outcome = exchange.registry.register(self.server_id, self)
@@ -80,7 +81,7 @@ class PhoneProtocol(RelayProtocol):
             remote=self.remote,
         )
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: ARG002
+    def message(self, payload: bytes) -> None:
         """Send a message that is one JSON value on to the binary; close the phone otherwise."""
         phone = self.phone
         if phone is None or phone.directed:
@@ -138,7 +139,7 @@ class PhoneProtocol(RelayProtocol):
         )
 
 
-class PhoneFactory(RelayFactory):
+class PhoneFactory(RelayFactory[PhoneProtocol]):
     """Makes phones' connections; ``gate`` is what their version of the protocol asks for."""
 
     tally: PhoneTally
@@ -146,13 +147,15 @@ class PhoneFactory(RelayFactory):
     def __init__(self, exchange: Exchange, gate: header_gate.Gate) -> None:
         super().__init__(
             PhoneProtocol,
-            exchange.clock,
-            exchange.limits,
-            exchange.ledger.phones,
-            exchange.limits.max_message_bytes,
-            exchange.random,
-            exchange.poller,
-            exchange.tally.phones,
+            Environment(
+                clock=exchange.clock,
+                limits=exchange.limits,
+                account=exchange.ledger.phones,
+                max_message_bytes=exchange.limits.max_message_bytes,
+                random=exchange.random,
+                poller=exchange.poller,
+                tally=exchange.tally.phones,
+            ),
         )
         self.exchange = exchange
         self.gate = gate

@@ -25,7 +25,8 @@ from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.protocol.header_gate import HeaderError, UpgradeRefusal
-from pyrycode_relay.websocket.connection import RelayFactory, RelayProtocol
+from pyrycode_relay.websocket.connection import RelayProtocol
+from pyrycode_relay.websocket.factory import RelayFactory
 
 RETRY_AFTER: Final = 5
 """Seconds after which a client may come back while the relay starts or drains: one restart."""
@@ -56,7 +57,7 @@ class Endpoint:
     """A WebSocket path: the kind of its connections, and their factory."""
 
     leg: Leg
-    factory: RelayFactory
+    factory: RelayFactory[RelayProtocol]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +209,7 @@ class RelaySite(Site):
         request.requestHeaders = http_headers.Headers()
         channel.surrender()
         protocol.place = self.backend.admission.enter(leg, protocol.remote)
-        protocol.take_over(channel, response(headers))
+        protocol.upgrade_from(channel, response(headers))
 
 
 def _gated(headers: Headers) -> dict[str, str]:

@@ -46,7 +46,7 @@ class PhoneLeg(Protocol):
     def deliver(self, frame: Frame) -> bool:
         """Send a frame, now or after what is queued; False when the phone had to be closed."""
 
-    def finish(self, close: Close) -> None:
+    def close_after_queue(self, close: Close) -> None:
         """Close the connection after everything that is queued."""
 
 

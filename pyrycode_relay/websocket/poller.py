@@ -9,6 +9,7 @@ was written to a peer, by however many others, leaves in one system call.
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,9 @@ _bugs = Logger()
 _READ: Final = select.EPOLLIN
 _WRITE: Final = select.EPOLLOUT
 
+_READ_SIZE: Final = 65_536
+"""Bytes that are read at once: as many as Twisted's transports read."""
+
 BATCH: Final = 128
 """Connections served in one batch. More gather more for each peer; but what the first of them has
 to say waits for the last, and so do the reactor's timers: a millisecond or two at this size."""
@@ -47,17 +51,31 @@ class Gatherer(Protocol):
 class SocketReader:
     """A protocol that reads the socket of its transport itself.
 
-    That is fewer steps for every read, and fewer objects that no cache holds where there are
-    thousands of connections.
+    That takes fewer steps for every read, and touches fewer objects, which are out of the cache
+    if there are thousands of connections. A subclass sets ``_socket`` when it is connected.
     """
 
-    __slots__ = ()
+    __slots__ = ("_socket",)
 
     transport: Any
+    _socket: socket.socket | None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read."""
+        raise NotImplementedError
 
     def doRead(self) -> Exception | None:
         """Read once, as a transport would; return why the connection is lost, None if not."""
-        raise NotImplementedError
+        try:
+            data = self._socket.recv(_READ_SIZE)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.dataReceived(data)
+        return None
 
 
 class Epoll(Protocol):

@@ -58,7 +58,7 @@ class Containment(RelayCase):
         go_on = await self.neighbours(relay)
         binary = await self.binary(relay)
         phone, sibling = await self.phone(relay), await self.phone(relay)
-        server_end(phone).onMessage = broken  # type: ignore[method-assign]
+        server_end(phone).message = broken  # type: ignore[method-assign]
         await self.in_thread(phone.send, numbered("phone", 0))
         self.assertEqual(BROKEN, await self.in_thread(phone.closed_with))
         notice = await self.in_thread(binary.envelope)
@@ -74,7 +74,7 @@ class Containment(RelayCase):
         go_on = await self.neighbours(relay)
         binary = await self.binary(relay)
         await self.phone(relay)
-        server_end(binary).onMessage = broken  # type: ignore[method-assign]
+        server_end(binary).message = broken  # type: ignore[method-assign]
         await self.in_thread(binary.send, b"{}")
         self.assertEqual(BROKEN, await self.in_thread(binary.closed_with))
         self.assert_traceback()
@@ -105,7 +105,7 @@ class Containment(RelayCase):
 
             factory.connect = connect  # type: ignore[method-assign]
 
-        break_next("onOpen")
+        break_next("opened")
         peer = await self.upgrade(relay, "/v1/client", phone_headers("s"))
         self.assertEqual(BROKEN, await self.in_thread(peer.closed_with))
         self.assert_traceback()

@@ -126,7 +126,7 @@ class Leg:
         self.delivered.append(bytes(memoryview(frame)))
         return True
 
-    def finish(self, close: Close) -> None:
+    def close_after_queue(self, close: Close) -> None:
         self.finished.append(close)
 
 

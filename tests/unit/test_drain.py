@@ -44,7 +44,7 @@ class Connection:
         if asked is self._goes_on:
             self._home.discard(self)
 
-    def part(self, cause: EndCause) -> None:
+    def close_when_drained(self, cause: EndCause) -> None:
         self._note(Asked.TO_PART, cause)
 
     def close(self, cause: EndCause, *, flush: bool = True) -> None:

@@ -72,7 +72,7 @@ SOCKETS = ("socket", "ssl", "select", "selectors", "asyncio", "time", "autobahn"
 """What the state must not import."""
 
 AUTOBAHN = {
-    "websocket.connection": None,
+    "websocket.autobahn": None,
     "endpoints.binary": {"ConnectionDeny", "ConnectionRequest"},
     "endpoints.phone": {"ConnectionDeny", "ConnectionRequest"},
     "http.relay_site": {"ConnectionDeny"},

@@ -25,6 +25,9 @@ ELSEWHERE = {
     "tls.connection": "wire/test_tls",
     "tap": "system/test_command_line",
     "websocket.connection": "wire/test_quirks",
+    "websocket.liveness": "wire/test_liveness",
+    "websocket.sending": "wire/test_flow",
+    "websocket.stage": "wire/test_closes",
 }
 """The modules whose work shows only in a running relay, each with the main module of its tests."""
 

@@ -217,13 +217,13 @@ class CloseTest(WireTest):
             raise RuntimeError("a bug")
 
         phone = self.relay.phone()
-        with _patched(PhoneProtocol, "onMessage", broken):
+        with _patched(PhoneProtocol, "message", broken):
             phone.text("1")
         self.assertEqual(phone.closed, (1011, "internal error"))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 
-        with _patched(PhoneProtocol, "onOpen", broken):
+        with _patched(PhoneProtocol, "opened", broken):
             phone = self.relay.phone()
         self.assertEqual(phone.closed, (1011, "internal error"))
         self.assertTrue(phone.gone)
@@ -236,7 +236,7 @@ class CloseTest(WireTest):
         self.assertTrue(phone.gone)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-        with _patched(BinaryProtocol, "onMessage", broken):
+        with _patched(BinaryProtocol, "message", broken):
             binary.text("{}")
         self.assertEqual(binary.closed, (1011, "internal error"))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -376,47 +376,21 @@ class WriteStallTest(WireTest):
             phone.send(frame(9, b"x"))
         self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 
-    def test_counted_while_somebody_looks(self) -> None:
-        """What a peer takes is counted while some of it waits, while a ping does, and while a
-        claim does; and no longer."""
+    def test_a_pong_does_not_end_the_watch(self) -> None:
+        """A pong that comes while something waits does not hide what the peer takes after it."""
         binary, phone = self.relay.pair()
-        side, other = self.relay.server_side(phone), self.relay.server_side(binary)
-        self.assertEqual((side._unacked, other._unacked), (None, None))
-        phone.stop_reading()
-        binary.forward(phone, text_of(70_000))
-        self.assertIsNotNone(side._unacked)
-        phone.resume_reading()
-        self.relay.advance(8)
-        self.assertIsNone(side._unacked)
-        phone.answers = binary.answers = False
-        self.relay.advance(34)
-        self.assertIsNotNone(side._unacked)
-        phone.send(frame(10))
-        binary.send(frame(10))
-        self.assertEqual((side._unacked, other._unacked), (None, None))
-        newcomer = self.relay.binary()
-        self.assertIsNotNone(other._unacked)
-        binary.send(frame(10))
-        self.assertIsNone(other._unacked)
-        self.assertEqual(newcomer.closed, (4409, "server-id already claimed"))
-
-    def test_one_of_them_looks_away(self) -> None:
-        """A ping that is answered does not end the watch on what waits, nor the other way round."""
-        binary, phone = self.relay.pair()
-        side = self.relay.server_side(phone)
         phone.answers = False
-        phone.stop_reading()
-        self.relay.advance(34)
-        self.assertEqual((side._stall_watched, side._pinged), (True, True))
-        phone.resume_reading()
-        self.relay.advance(8)
-        self.assertEqual((side._stall_watched, side._pinged), (False, True))
-        self.assertIsNotNone(side._unacked)
+        self.relay.advance(20)
         phone.stop_reading()
         binary.forward(phone, text_of(1_000))
+        self.relay.advance(15)
         phone.send(frame(10))
-        self.assertEqual((side._stall_watched, side._pinged), (True, False))
-        self.assertIsNotNone(side._unacked)
+        phone.socket.window = 100
+        phone.read(100)
+        self.relay.advance(26)
+        self.assertEqual(binary.notices, [])
+        self.relay.advance(12)
+        self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 
     def test_drained_peer_has_no_deadline(self) -> None:
         """A peer that has taken everything is under no write deadline."""
@@ -427,6 +401,32 @@ class WriteStallTest(WireTest):
         phone.resume_reading()
         self.relay.advance(120)
         self.assertIsNone(phone.closed)
+
+
+class PingBehindABacklogTest(WireTest):
+    """A ping whose answer cannot come before the peer has taken a backlog."""
+
+    limits: ClassVar = {"write_stall": 300.0}
+
+    def test_progress_answers_it(self) -> None:
+        """A peer that takes some of its backlog in time stays, one that takes nothing goes."""
+        for taken in (100, 0):
+            binary, phone = self.relay.binary(str(taken)), self.relay.phone(str(taken))
+            phone.answers = False
+            self.relay.advance(25)
+            binary.send(frame(10))
+            phone.stop_reading()
+            binary.forward(phone, text_of(1_000))
+            transport = self.relay.server_side(phone).transport
+            before = unsent_bytes(transport)
+            while unsent_bytes(transport) == before:
+                self.relay.advance(0.25)
+            self.relay.advance(29.5)
+            phone.socket.window = taken
+            phone.read(taken)
+            self.relay.advance(1)
+            closed = [] if taken else [(phone.conn_id, 1011)]
+            self.assertEqual(binary.notices, closed)
 
 
 class HoldTest(WireTest):

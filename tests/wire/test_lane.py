@@ -215,7 +215,7 @@ class LaneTest(WireTest):
                 relay.binary()
                 phone = relay.request(upgrade_request(b"/v1/client", phone_headers()))
                 (side,) = (each for each in relay.connections() if hasattr(each, "phone"))
-                self.patch(side, "onMessage", fail)
+                self.patch(side, "message", fail)
                 for piece in pieces:
                     phone.send(piece)
                 ends.append((bytes(phone.received[-30:]), phone.gone, phone.was_reset))
@@ -252,13 +252,13 @@ class LaneTest(WireTest):
             relay.binary()
             phone = relay.phone()
             side = relay.server_side(phone)
-            parse = side.consumeData
+            parse = side.processData
 
             def counted(seen: list[bytes] = seen, parse: Callable[[], object] = parse) -> object:
                 seen.append(b"")
                 return parse()
 
-            self.patch(side, "consumeData", counted)
+            self.patch(side, "processData", counted)
             phone.send(frame(1, text(40)))
             phone.send(frame(1, text(400))[:100])
             phone.send(frame(1, text(400))[100:])

@@ -423,7 +423,7 @@ class Caller(Leg):
             self.outbox.push(frame)
         return self.here
 
-    def finish(self, close: Close) -> None:
+    def close_after_queue(self, close: Close) -> None:
         if self.takes and not self.outbox:
             self.history.depart(self, close.code)
         else:
@@ -594,7 +594,7 @@ class History(RuleBasedStateMachine):
         caller = self.pick(self.answerable(), which)
         phone = self.found(caller)
         phone.directed = True
-        phone.leg.finish(directed(code))
+        phone.leg.close_after_queue(directed(code))
 
     @precondition(lambda self: self.callers())
     @rule(which=picks)

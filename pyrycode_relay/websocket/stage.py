@@ -1,0 +1,30 @@
+"""The stages of a connection."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Stage(enum.Enum):
+    """How far a connection has come; it only moves forward, and may skip a stage.
+
+    ======= ============================= ==================== ==============================
+    stage   begins when                   input                output
+    ======= ============================= ==================== ==============================
+    OPENING it takes the socket over      none                 the answer to the handshake
+    SERVING it has answered with 101      messages, control    messages, control frames
+                                          frames
+    CLOSING it leaves service, whoever    control frames,      queued messages, then the close
+            ends it                       until input is       frame
+                                          ignored
+    GONE    its socket is gone            none                 none
+    ======= ============================= ==================== ==============================
+
+    A connection leaves service once. Its subclass is told so in ``ended``, and the close timeout
+    begins. Input is ignored after a violation, after the closing handshake and after an abort.
+    """
+
+    OPENING = enum.auto()
+    SERVING = enum.auto()
+    CLOSING = enum.auto()
+    GONE = enum.auto()
