@@ -36,16 +36,19 @@ class Leg(enum.Enum):
 
 
 class Bound(enum.Enum):
-    """A limit that an upgrade can exceed; the value is its name in the metrics."""
+    """A limit that an upgrade can exceed: its label in the metrics, and the text in the log."""
 
-    RATE = "rate"
-    """Upgrades per minute from one address."""
-    ADDRESS = "address"
-    """Connections from one address."""
-    TOTAL = "total"
-    """Connections in total."""
-    RESERVE = "reserve"
-    """Connections in total, less those that are reserved for binaries and not in use."""
+    RATE = ("rate", "too many upgrades from this address")
+    ADDRESS = ("address", "too many connections from this address")
+    TOTAL = ("total", "too many connections")
+    RESERVE = ("reserve", "the remaining places are reserved for binaries")
+
+    def __init__(self, label: str, text: str) -> None:
+        self.label = label
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Mode(enum.Enum):

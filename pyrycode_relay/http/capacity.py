@@ -75,6 +75,6 @@ class Capacity:
     def __str__(self) -> str:
         """Return a sentence for the log."""
         return (
-            f"room for {self.connections} connections, {self.reserved} of them kept for binaries; "
-            f"{self.files} files may be open"
+            f"room for {self.connections} connections, {self.reserved} of them reserved for "
+            f"binaries; at most {self.files} open files"
         )

@@ -63,7 +63,7 @@ _V2_ADDRESSES: Final = dict((_TCP4, _TCP6, _UNIX))
 """The address families of streams, with the layout of their addresses."""
 
 
-class Refusal(enum.Enum):
+class ProxyRefusal(enum.Enum):
     """Why a connection is dropped; the value is the text in the log."""
 
     UNTRUSTED = "not a trusted proxy"
@@ -76,12 +76,15 @@ class Refusal(enum.Enum):
     UNKNOWN_VERSION = "PROXY header of an unknown version or command"
     NOT_A_STREAM = "PROXY header for a non-stream"
 
+    def __str__(self) -> str:
+        return self.value
+
 
 class HeaderError(ValueError):
     """The data is not an acceptable PROXY header."""
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.value)
+    def __init__(self, refusal: ProxyRefusal) -> None:
+        super().__init__(refusal)
         self.refusal = refusal
 
 
@@ -109,14 +112,14 @@ def parse(data: bytes | bytearray) -> Header | None:
         return _parse_v1(data)
     if SIGNATURE.startswith(start):
         return _parse_v2(data)
-    raise HeaderError(Refusal.ABSENT)
+    raise HeaderError(ProxyRefusal.ABSENT)
 
 
 def _parse_v1(data: bytes | bytearray) -> Header | None:
     end = data.find(b"\r\n", 0, _V1_MAX)
     if end < 0:
         if len(data) >= _V1_MAX:
-            raise HeaderError(Refusal.ENDLESS)
+            raise HeaderError(ProxyRefusal.ENDLESS)
         return None
     line = bytes(data[:end])
     if _V1_UNKNOWN.fullmatch(line):
@@ -124,15 +127,15 @@ def _parse_v1(data: bytes | bytearray) -> Header | None:
     tcp4, tcp6 = _V1_TCP4.fullmatch(line), _V1_TCP6.fullmatch(line)
     match = tcp4 or tcp6
     if match is None:
-        raise HeaderError(Refusal.MALFORMED)
+        raise HeaderError(ProxyRefusal.MALFORMED)
     kind = IPv4Address if tcp4 else IPv6Address
     try:
         host, _ = (kind(match[number].decode()) for number in (1, 2))
     except ValueError:
-        raise HeaderError(Refusal.MALFORMED) from None
+        raise HeaderError(ProxyRefusal.MALFORMED) from None
     ports = int(match[3]), int(match[4])
     if max(ports) > 0xFFFF:
-        raise HeaderError(Refusal.MALFORMED)
+        raise HeaderError(ProxyRefusal.MALFORMED)
     return Header(end + 2, (addresses.canonical(str(host)), ports[0]))
 
 
@@ -141,15 +144,15 @@ def _parse_v2(data: bytes | bytearray) -> Header | None:
         return None
     _, command, family, length = _V2_HEAD.unpack_from(data)
     if command not in {_LOCAL, _PROXY}:
-        raise HeaderError(Refusal.UNKNOWN_VERSION)
+        raise HeaderError(ProxyRefusal.UNKNOWN_VERSION)
     if length > V2_MAX:
-        raise HeaderError(Refusal.TOO_LONG)
+        raise HeaderError(ProxyRefusal.TOO_LONG)
     # The rest of a LOCAL header is ignored (section 2.2), whatever its family.
     own_behalf = command == _LOCAL or family == _UNSPECIFIED
     if not own_behalf and family not in _V2_ADDRESSES:
-        raise HeaderError(Refusal.NOT_A_STREAM)
+        raise HeaderError(ProxyRefusal.NOT_A_STREAM)
     if not own_behalf and length < _V2_ADDRESSES[family].size:
-        raise HeaderError(Refusal.MALFORMED)
+        raise HeaderError(ProxyRefusal.MALFORMED)
     size = _V2_HEAD.size + length
     if len(data) < size:
         return None
@@ -215,12 +218,12 @@ class ProxyFactory(Factory):
         peer = addresses.remote_address(addr)
         if peer in self._trusted:
             return HeaderReader(self, peer)
-        self.note(peer, Refusal.UNTRUSTED)
+        self.note(peer, ProxyRefusal.UNTRUSTED)
         return None
 
-    def note(self, peer: str, refusal: Refusal) -> None:
+    def note(self, peer: str, refusal: ProxyRefusal) -> None:
         """Report a dropped connection."""
-        self._observer.saw(Event.PROXY_REFUSED, remote=peer, reason=refusal.value)
+        self._observer.saw(Event.PROXY_REFUSED, remote=peer, reason=refusal)
 
 
 class HeaderReader(Protocol):
@@ -242,10 +245,10 @@ class HeaderReader(Protocol):
     def connectionMade(self) -> None:
         """Start the header timeout and enter the waiting room."""
         timeout = self.factory.limits.header_timeout
-        self._timer = self.factory.clock.callLater(timeout, self.refuse, Refusal.LATE)
+        self._timer = self.factory.clock.callLater(timeout, self.refuse, ProxyRefusal.LATE)
         displaced = self.factory.waiting.enter(self, self._peer)
         if displaced is not None:
-            displaced.refuse(Refusal.CROWDED_OUT)
+            displaced.refuse(ProxyRefusal.CROWDED_OUT)
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part of the header, and bytes that may follow it."""
@@ -290,7 +293,7 @@ class HeaderReader(Protocol):
         self._timer = self.factory.clock.callLater(self.factory.limits.close_timeout, self.abort)
         self.transport.loseWriteConnection()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: ProxyRefusal) -> None:
         """Report why the connection is dropped, and abort it."""
         self.factory.note(self._peer, refusal)
         self.abort()

@@ -36,13 +36,6 @@ _PORT: Final = re.compile(rb":[0-9]*\Z")
 _GATED: Final = [(name, name.encode()) for name in header_gate.GATED]
 _DEVICE_NAME: Final = header_gate.DEVICE_NAME.encode()
 
-_CAPS: Final = {
-    Bound.ADDRESS: "too many connections of this address",
-    Bound.TOTAL: "too many connections",
-    Bound.RESERVE: "what is left is kept for binaries",
-}
-"""What the log calls each number of connections that is reached."""
-
 
 class Readiness(Enum):
     """Whether the relay takes new connections."""
@@ -151,9 +144,8 @@ class RelaySite(Site):
                 status = 429 if denial.bound is Bound.RATE else 503
                 request.refuse(status, {b"Retry-After": b"%d" % denial.retry_after})
                 return
-        headers = {
-            name.lower(): values for name, values in request.requestHeaders.getAllRawHeaders()
-        }
+        lines = request.requestHeaders.getAllRawHeaders()
+        headers = {name.lower(): values for name, values in lines}
         try:
             header_gate.check_block(headers.items())
             protocol = endpoint.factory.connect(request.path.decode("ascii"), _gated(headers))
@@ -163,8 +155,7 @@ class RelaySite(Site):
         except ConnectionDeny as denied:
             self._refuse(request, denied.code, _cause(denied))
             return
-        has_body = request.has_body
-        fault = find_fault(request.method, request.clientproto, headers, has_body=has_body)
+        fault = find_fault(request.method, request.clientproto, headers, has_body=request.has_body)
         if fault is not None:
             self._refuse(request, fault.status, UpgradeRefusal.NO_HANDSHAKE, fault.headers)
             return
@@ -179,7 +170,7 @@ class RelaySite(Site):
                 Event.CONNECTION_CAP_REACHED,
                 remote=remote,
                 path=path,
-                reason=_CAPS[denial.bound],
+                reason=denial.bound,
                 mode=denial.mode,
             )
 

@@ -104,7 +104,7 @@ class Metrics:
             "limit_refusals",
             "Connections refused at a limit, by kind. A dry run counts them and lets them in.",
             "kind",
-            **{bound.value: count for bound, count in admission.denied.items()},
+            **{bound.label: count for bound, count in admission.denied.items()},
             waiting=self._monitored.crowded_out(),
         )
 

@@ -174,7 +174,7 @@ class UpgradeFloodTests(FloodTestCase):
                 await self.newcomers(relay, 0)
 
         self.perform(scenario())
-        self.assertIn('reason="too many connections of this address"', relay.log())
+        self.assertIn('reason="too many connections from this address"', relay.log())
 
     def test_no_place_is_lost(self) -> None:
         """However connections end, an address has all of its places again when they are gone."""
@@ -317,8 +317,8 @@ class OpenFilesTests(SystemTestCase):
         self.assertRegex(limits, r"(?m)^Max open files +2000 +2000 ")
         self.assertRegex(
             relay.log(),
-            r' starting .*capacity="room for 1558 connections, 155 of them kept for binaries; '
-            r'2000 files may be open"',
+            r' starting .*capacity="room for 1558 connections, 155 of them reserved for binaries; '
+            r'at most 2000 open files"',
         )
 
     def test_not_enough(self) -> None:

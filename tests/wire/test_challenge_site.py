@@ -1,4 +1,4 @@
-"""Port 80: challenges are answered, everything else is 404, and nobody holds up the CA."""
+"""Port 80: challenges are answered, everything else is 404, and no crowd delays the CA."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ChallengeTest(WireTest):
         return self.tcp(line + b" HTTP/1.1\r\nHost: relay.example\r\n" + more + b"\r\n")
 
     def test_challenge(self) -> None:
-        """A challenge's content is what a CA gets, query or not, and the connection's end."""
+        """A CA gets a challenge's content, with or without a query, and the connection ends."""
         for target in (PATH, PATH + b"?x=y"):
             peer = self.request(b"GET " + target)
             self.assertEqual(peer.answer.status, 200)
@@ -41,12 +41,12 @@ class ChallengeTest(WireTest):
         self.assertEqual(answer.headers["content-length"], "16")
 
     def test_over(self) -> None:
-        """When the CA is done, its challenge is 404 like everything else."""
+        """A challenge that was removed is 404."""
         self.site.challenges.clear()
         self.assertEqual(self.request(b"GET " + PATH).answer.status, 404)
 
     def test_everything_else(self) -> None:
-        """Nothing else is told, and nobody is sent anywhere: neither WebSockets nor health."""
+        """Everything else is 404 without a redirect, WebSockets and health checks included."""
         upgrade = (
             b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -66,12 +66,12 @@ class ChallengeTest(WireTest):
         self.assertEqual(self.relay.seen.events, [])
 
     def test_pipelined(self) -> None:
-        """Of several requests in a row one is answered."""
+        """One of several pipelined requests is answered."""
         peer = self.tcp(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
         self.assertEqual(bytes(peer.received).count(b"HTTP/1.1 "), 1)
 
     def test_garbage(self) -> None:
-        """What is no HTTP is 400 at most, and no line in the log."""
+        """Bytes that are not HTTP get 400 at most, and are not logged."""
         for data in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200, b"\r\n" * 9):
             peer = self.tcp(data)
             self.relay.advance(60)
@@ -83,7 +83,7 @@ class ChallengeTest(WireTest):
         self.assertEqual(self.relay.seen.events, [])
 
     def test_slow(self) -> None:
-        """A request has five seconds from the connection's start, however it dribbles in."""
+        """A request has five seconds from the connection's start, even if it dribbles in."""
         peer = self.tcp(b"GET / HTTP/1.1\r\n")
         for _ in range(4):
             self.relay.advance(1.2)
@@ -94,7 +94,7 @@ class ChallengeTest(WireTest):
         self.assertEqual(bytes(peer.received), b"")
 
     def test_does_not_read(self) -> None:
-        """A client that does not take its answer is gone a close timeout later."""
+        """A client that does not read its answer is aborted at the close timeout."""
         peer = Peer(self.relay, "192.0.2.7")
         self.relay._accept(peer, self.site)
         peer.stop_reading()
@@ -103,14 +103,14 @@ class ChallengeTest(WireTest):
         self.assertTrue(peer.gone)
 
     def test_crowd(self) -> None:
-        """Those that hold connections lose them, the oldest first, to a CA that asks."""
+        """A crowd of silent connections loses its oldest to a CA that sends a request."""
         crowd = [self.tcp() for _ in range(_MAX_WAITING)]
         self.assertFalse(any(peer.gone for peer in crowd))
         self.assertEqual(self.request(b"GET " + PATH).answer.status, 200)
         self.assertEqual([peer.gone for peer in crowd].index(False), 1)
 
     def test_drain(self) -> None:
-        """The end waits for nobody who has not asked."""
+        """The drain does not wait for silent connections."""
         peer = self.tcp()
         self.relay.service.stopService()
         self.relay.advance(1)
@@ -119,7 +119,7 @@ class ChallengeTest(WireTest):
 
 class StartingTest(WireTest):
     def test_ready(self) -> None:
-        """While there is no certificate, readiness says so in a word; health is fine."""
+        """While there is no certificate, ``/readyz`` is 503 and ``/healthz`` 200."""
         self.relay.service.readiness = Readiness.STARTING
         answer = self.relay.request(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer
         self.assertEqual(answer.status, 503)
@@ -129,7 +129,7 @@ class StartingTest(WireTest):
         self.assertEqual(answer.status, 200)
 
     def test_plain_listeners(self) -> None:
-        """Peers of plain listeners have no certificate to wait for, and are served."""
+        """Plain listeners serve before there is a certificate."""
         self.relay.service.readiness = Readiness.STARTING
         self.relay.pair()
         self.assertEqual(self.relay.counts, (1, 0, 1))

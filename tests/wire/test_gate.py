@@ -1,4 +1,4 @@
-"""The header gate: who gets a WebSocket connection at all (section 1 of the wire contract)."""
+"""The header gate: which requests get a WebSocket (section 1 of the wire contract)."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def good(path: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def replaced(headers: Headers, name: bytes, value: bytes | None) -> list[tuple[bytes, bytes]]:
-    """Return ``headers`` with one value replaced, or left out."""
+    """Return ``headers`` with one value replaced, or with None, left out."""
     kept = [each for each in headers if each[0] != name]
     return kept if value is None else [*kept, (name, value)]
 
 
 class GateTest(WireTest):
-    """What the gates let pass and what they refuse."""
+    """Requests that pass the gates, and requests that do not."""
 
     def ask(self, path: bytes, headers: Headers) -> Peer:
         """Send an upgrade request."""
         return self.relay.request(upgrade_request(path, headers))
 
     def assert_refused(self, peer: Peer, case: str) -> None:
-        """Check that nothing has happened but a bare 400 and the end of the connection."""
+        """Check for a bare 400 and the end of the connection, and for nothing else."""
         answer = peer.answer
         self.assertEqual(answer.status, 400, case)
         self.assertEqual(answer.body, b"", case)
@@ -74,7 +74,7 @@ class GateTest(WireTest):
         self.assertFalse(peer.gone, case)
 
     def test_good_requests_are_upgraded(self) -> None:
-        """Each endpoint takes a request that has what it requires."""
+        """Each endpoint accepts a request with its required headers."""
         for path in ALL_PATHS:
             headers = good(path)
             if path == b"/v2/client":
@@ -90,7 +90,7 @@ class GateTest(WireTest):
                     self.assert_refused(peer, f"{path!r} with {name!r}: {value!r}")
 
     def test_refusals_are_counted(self) -> None:
-        """A refusal is one event below info, which the metrics can count, and names no value."""
+        """A refusal is one event below info, for the metrics, and quotes no value."""
         for path in ALL_PATHS:
             self.relay.seen.clear()
             self.ask(path, replaced(good(path), b"User-Agent", None))
@@ -100,7 +100,7 @@ class GateTest(WireTest):
             self.assertNotIn("home", str(fields))
 
     def test_refused_handshake_takes_the_same_event(self) -> None:
-        """A request that fails gate and handshake is refused by the gate, and counted once."""
+        """A request that fails both gate and handshake is refused by the gate, and counted once."""
         for path, names in REQUIRED.items():
             self.relay.seen.clear()
             headers = replaced(good(path), names[0], None)
@@ -109,7 +109,7 @@ class GateTest(WireTest):
             self.assertEqual([each for each, _ in self.relay.seen.events], [Event.REQUEST_REFUSED])
 
     def test_header_names_in_any_case(self) -> None:
-        """Header names are compared without regard to case."""
+        """Header names are case-insensitive."""
         for path in ALL_PATHS:
             for change in (bytes.lower, bytes.upper, bytes.swapcase):
                 headers = [(change(name), value) for name, value in good(path)]
@@ -119,18 +119,18 @@ class GateTest(WireTest):
                 self.relay.advance(60)
 
     def test_v2_phones_need_no_token(self) -> None:
-        """A v2 phone may leave its token out, empty or send any; a v1 phone may not."""
+        """A v2 phone may send any token, an empty one or none."""
         for token in (None, b"", b" ", TOKEN):
             headers = replaced(phone_headers(), b"X-Pyrycode-Token", token)
             self.assert_upgraded(self.ask(b"/v2/client", headers), repr(token))
 
     def test_binaries_need_no_token(self) -> None:
-        """A daemon's request has no token, and one that has is none the worse."""
+        """A binary may send a token, which is ignored."""
         headers = [*binary_headers(), (b"X-Pyrycode-Token", TOKEN)]
         self.assert_upgraded(self.ask(b"/v1/server", headers), "with a token")
 
     def test_duplicate_routing_headers(self) -> None:
-        """A routing header that stands twice is refused, even with the same value."""
+        """A routing header that occurs twice is refused, even with the same value."""
         for path in ALL_PATHS:
             for name, value in good(path):
                 for other in (value, b"other", b""):
@@ -139,7 +139,7 @@ class GateTest(WireTest):
                         self.assert_refused(peer, f"{path!r} {spelt!r}: {other!r}")
 
     def test_duplicate_device_name(self) -> None:
-        """A device name that stands twice is refused."""
+        """A device name that occurs twice is refused."""
         twice = [(b"X-Pyrycode-Device-Name", b"a"), (b"X-Pyrycode-Device-Name", b"b")]
         self.assert_refused(self.ask(b"/v1/client", [*phone_headers(), *twice]), "device name")
 
@@ -155,7 +155,7 @@ class GateTest(WireTest):
                 self.assert_refused(peer, f"{path!r} {value!r}")
 
     def test_forbidden_bytes_at_the_edges(self) -> None:
-        """A forbidden byte is refused at a value's edges too, where white space is trimmed."""
+        """A forbidden byte is also refused at a value's edges, where white space is trimmed."""
         forbidden = [*range(0x09), *range(0x0B, 0x0D), *range(0x0E, 0x20), *range(0x7F, 0x100)]
         for name in (b"X-Pyrycode-Server", b"X-Pyrycode-Version"):
             for byte in (bytes([each]) for each in forbidden):
@@ -173,7 +173,7 @@ class GateTest(WireTest):
             self.assert_refused(peer, repr(value))
 
     def test_every_printable_byte_is_fine(self) -> None:
-        """A server-id may have any printable ASCII in it; quotes and backslashes come through."""
+        """A server-id may contain any printable ASCII, quotes and backslashes included."""
         server_id = bytes(range(0x21, 0x7F)).decode()
         binary, phone = self.relay.binary(server_id), self.relay.phone(server_id)
         phone.text("1")
@@ -202,7 +202,7 @@ class GateTest(WireTest):
             self.assert_upgraded(fits, f"{path!r} {name!r} at its limit")
 
     def test_no_byte_smuggles_a_header_in(self) -> None:
-        """Bytes at which some parsers end a line cannot bring in a second header."""
+        """A byte that ends a line for some parsers cannot smuggle in a second header."""
         for byte in (b"\x85", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x1f", b"\r", b"\n"):
             for name in (b"User-Agent", b"X-Anything", b"Cookie", b"X-Pyrycode-Token", b"Origin"):
                 for path in (b"/v1/client", b"/v1/server"):
@@ -216,7 +216,7 @@ class GateTest(WireTest):
                     self.assert_refused(self.ask(path, without), f"{name!r}: {value!r}, alone")
 
     def test_no_byte_smuggles_a_header_in_by_the_device_name(self) -> None:
-        """A device name, the one free text, cannot bring in a header either."""
+        """A device name, the only free text, cannot smuggle in a header either."""
         for value in (
             b"a\x85X-Pyrycode-Token: t",
             b"\xc3\x85\x85X-Pyrycode-Token: t",
@@ -235,14 +235,14 @@ class GateTest(WireTest):
             self.assert_refused(self.ask(b"/v1/client", headers), repr(value))
 
     def test_folded_header_is_one_value(self) -> None:
-        """A header line that goes on in the next, indented, is still one value of one header."""
+        """A folded header line is one value of one header."""
         headers = replaced(phone_headers(), b"User-Agent", b"a\r\n X-Pyrycode-Server: victim")
         self.assert_upgraded(self.ask(b"/v1/client", headers), "folded")
         (fields,) = self.relay.seen.of(Event.PHONE_REGISTER_NO_SERVER)
         self.assertEqual(fields["server_id"], "home")
 
     def test_utf8_device_name(self) -> None:
-        """A device name in UTF-8 is fine, though its bytes may look like controls elsewhere."""
+        """A device name may be UTF-8, even if its bytes are controls in latin-1."""
         self.relay.binary()
         for name in ("Åsa", "телефон ю", "📱 phone", "…"):
             self.relay.seen.clear()
@@ -252,7 +252,7 @@ class GateTest(WireTest):
             self.assertEqual(fields["device_name"], name)
 
     def test_device_name_is_cleaned(self) -> None:
-        """Bytes that are not UTF-8 are replaced, controls go, and 128 characters are kept."""
+        """The log gets 128 characters without controls; bytes that are not UTF-8 are replaced."""
         self.relay.binary()
         for raw, shown in (
             (b"a\xffb", "a\ufffdb"),
@@ -270,14 +270,14 @@ class GateTest(WireTest):
             self.assertEqual(fields["device_name"], shown)
 
     def test_origin_is_ignored(self) -> None:
-        """Any Origin, or none, is the same to the relay."""
+        """The Origin header is ignored."""
         for origin in (b"https://evil.example", b"null", b"", b"not a url", b"file://"):
             for path in ALL_PATHS:
                 peer = self.ask(path, [*good(path), (b"Origin", origin)])
                 self.assert_upgraded(peer, repr(origin))
 
     def test_query_string_changes_nothing(self) -> None:
-        """A query, even one that some libraries take headers or redirects from, has no effect."""
+        """A query has no effect, even one that some libraries read headers or redirects from."""
         self.relay.binary()
         query = b"?redirect=http://evil.example&after=0&x-pyrycode-server=victim"
         self.assert_upgraded(self.ask(b"/v1/client" + query, phone_headers()), "query")
@@ -289,12 +289,12 @@ class OnceTest(WireTest):
     """The gate is asked once, by the HTTP side, and a refused request leaves nothing behind."""
 
     def setUp(self) -> None:
-        """Watch ``onConnect``, the places that are taken, and the sockets that are polled."""
+        """Record calls of ``onConnect``, places taken and sockets polled."""
         super().setUp()
         self.asked: list[weakref.ref[Any]] = []
         """The protocols whose ``onConnect`` was called."""
         self.before: list[tuple[int, int, int]] = []
-        """At each call: channels that wait, connections of the factories, places taken."""
+        """At each call: waiting channels, connections of the factories, places taken."""
         self.places = 0
         self.polled: list[int] = []
         for kind in (BinaryProtocol, PhoneProtocol):
@@ -326,7 +326,7 @@ class OnceTest(WireTest):
         self.patch(kind, "onConnect", watched)
 
     def break_gates(self, error: Exception) -> None:
-        """Make the gates raise an error that is not theirs."""
+        """Make ``onConnect`` raise ``error``."""
 
         def broken(*_: object) -> None:
             raise error
@@ -336,7 +336,7 @@ class OnceTest(WireTest):
             self.watch(kind)
 
     def assert_nothing_left(self, peer: Peer, status: int, asked: int) -> None:
-        """Check the answer, how often the gate was asked, and that nothing is left of it."""
+        """Check the answer, the calls of ``onConnect``, and that the request left nothing."""
         self.assertEqual((peer.answer.status, peer.answer.body), (status, b""))
         self.assertTrue(peer.gone)
         self.assertEqual(len(self.asked), asked)
@@ -349,7 +349,7 @@ class OnceTest(WireTest):
         self.before.clear()
 
     def assert_refused(self, peer: Peer, status: int, refusal: UpgradeRefusal, asked: int) -> None:
-        """Check that a request was refused, and that this was told once."""
+        """Check that a request was refused and reported once, and left nothing."""
         ((event, fields),) = self.relay.seen.events
         self.assertIs(event, Event.REQUEST_REFUSED)
         self.assertIs(fields["err"], refusal)
@@ -357,7 +357,7 @@ class OnceTest(WireTest):
         self.relay.seen.clear()
 
     def test_refused(self) -> None:
-        """Every refusal is told once; no object, timer, place or polled socket is left of it."""
+        """A refusal is reported once, and leaves no object, timer, place or polled socket."""
         # No cycle of references keeps anything until a collection.
         gc.disable()
         self.addCleanup(gc.enable)
@@ -381,7 +381,7 @@ class OnceTest(WireTest):
             self.assert_refused(peer, 405, UpgradeRefusal.NO_HANDSHAKE, 1)
 
     def test_accepted(self) -> None:
-        """An accepted request is asked about once, before it has a place or is polled."""
+        """For an accepted request the gate is asked once, before it has a place or is polled."""
         for number, path in enumerate(ALL_PATHS):
             peer = self.relay.request(upgrade_request(path, good(path)))
             self.assertEqual(peer.answer.status, 101)
@@ -408,7 +408,7 @@ class OnceTest(WireTest):
             self.asked.clear()
 
     def test_denial_without_a_cause(self) -> None:
-        """A denial that names no cause is a bug: its status and text are not sent."""
+        """A denial without a cause is a bug: its status and text are not sent."""
         self.break_gates(ConnectionDeny(403, TOKEN.decode()))
         peer = self.relay.request(upgrade_request(b"/v1/client", phone_headers()))
         self.assertEqual((peer.answer.status, peer.answer.body), (500, b""))
@@ -418,10 +418,10 @@ class OnceTest(WireTest):
 
 
 class UpgradeTest(WireTest):
-    """The 101 and what follows it at once."""
+    """The 101 and the first frames."""
 
     def test_answer_is_bare(self) -> None:
-        """The 101 has what RFC 6455 asks for and nothing else: no banner, no negotiation."""
+        """The 101 has the headers that RFC 6455 requires, no banner and no negotiation."""
         offers = [
             (b"Sec-WebSocket-Extensions", b"permessage-deflate; client_max_window_bits"),
             (b"Sec-WebSocket-Protocol", b"chat, pyry.v1"),
@@ -435,7 +435,7 @@ class UpgradeTest(WireTest):
             self.assertEqual(answer.headers["sec-websocket-accept"], "ICX+Yqv66kxgM0FcWaLWlFLwTAI=")
 
     def test_offered_compression_is_not_spoken(self) -> None:
-        """After an offer of compression a frame with RSV1 set is a violation."""
+        """A frame with RSV1 set is a violation, even after an offer of compression."""
         self.relay.binary()
         offer = (b"Sec-WebSocket-Extensions", b"permessage-deflate")
         phone = self.relay.client("/v1/client", [*phone_headers(), offer])
@@ -452,7 +452,7 @@ class UpgradeTest(WireTest):
         self.assertEqual([bytes(each.data) for each in phone.frames], [b"hi"])
 
     def test_half_a_frame_behind_the_request(self) -> None:
-        """A frame that begins in the request's packet and ends in another is served too."""
+        """A frame that begins in the request's packet and ends in another is served."""
         binary = self.relay.binary()
         whole = frame(1, b'"' + b"x" * 300 + b'"')
         for cut in (1, 2, 3, 5, 8, 100):
@@ -461,7 +461,7 @@ class UpgradeTest(WireTest):
             self.assertEqual(binary.data_from(phone), ["x" * 300], f"cut at {cut}")
 
     def test_upgrade_behind_another_request(self) -> None:
-        """A connection serves one request: an upgrade behind a health check is not looked at."""
+        """A connection serves one request: an upgrade after a health check is ignored."""
         binary = self.relay.binary()
         self.relay.seen.clear()
         peer = self.relay.request(
@@ -475,7 +475,7 @@ class UpgradeTest(WireTest):
         self.assertEqual(self.relay.seen.events, [])
 
     def test_request_in_single_bytes(self) -> None:
-        """A request that comes byte by byte is as good as any."""
+        """A request may arrive byte by byte."""
         peer = self.relay.tcp()
         for byte in upgrade_request(b"/v2/client", phone_headers()):
             peer.send(bytes([byte]))
@@ -497,7 +497,7 @@ class UpgradeTest(WireTest):
 
 
 def _texts(root: object) -> list[str]:
-    """Return all texts and bytes that can be reached from an object, but not through classes."""
+    """Return all texts and bytes that are reachable from an object, except through classes."""
     found: list[str] = []
     seen: set[int] = set()
     todo: list[object] = [root]

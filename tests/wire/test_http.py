@@ -27,7 +27,7 @@ HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class RefusalTest(WireTest):
-    """How requests are refused, and in which order that is looked for."""
+    """Refusals, and the order of the checks."""
 
     def assert_bare(self, peer: Peer, status: int, case: str) -> Answer:
         """Check that a request was refused with an empty body and the connection's end."""
@@ -44,7 +44,7 @@ class RefusalTest(WireTest):
         return answer
 
     def test_unknown_paths(self) -> None:
-        """A path that is not exactly one of ours is 404 with an empty body."""
+        """A path that is not exactly one of the relay's is 404 with an empty body."""
         for path in (
             b"/", b"/v1", b"/v1/", b"/v1/server/", b"/v1/Server", b"//v1/server", b"/v3/client",
             b"/v1/client%20", b"/v1/%63lient", b"/healthz/", b"/metrics", b"/v1/client/echo-me",
@@ -55,7 +55,7 @@ class RefusalTest(WireTest):
         self.assertEqual(self.relay.counts, (0, 0, 0))
 
     def test_path_comes_before_draining(self) -> None:
-        """While draining an unknown path is still 404, and a known one 503 before its gate."""
+        """While draining, an unknown path is 404, and a known path 503 before its gate."""
         self.relay.service.readiness = Readiness.DRAINING
         self.assert_bare(self.relay.request(upgrade_request(b"/nope", [])), 404, "path")
         for path in (b"/v1/server", b"/v2/server", b"/v1/client", b"/v2/client"):
@@ -80,7 +80,7 @@ class RefusalTest(WireTest):
             self.assertNotIn("sec-websocket-version", answer.headers)
 
     def test_handshake_errors(self) -> None:
-        """What is no WebSocket handshake is refused with 400, 405 or 426, each with its header."""
+        """A request that is not a handshake is 400, 405 or 426, each with its headers."""
         cases: tuple[tuple[int, dict[bytes, bytes | None]], ...] = (
             (426, {b"Upgrade": None}),
             (426, {b"Upgrade": b"h2c"}),
@@ -112,7 +112,7 @@ class RefusalTest(WireTest):
         self.assertEqual(self.relay.counts, (0, 0, 0))
 
     def test_lenient_handshakes(self) -> None:
-        """Tokens in any case and lists, as RFC 6455 allows them, are understood."""
+        """Tokens may be in any case and in lists, as RFC 6455 allows."""
         for change in (
             {b"Upgrade": b"WebSocket"},
             {b"Connection": b"keep-alive, Upgrade"},
@@ -123,7 +123,7 @@ class RefusalTest(WireTest):
             self.assertEqual(peer.answer.status, 101, str(change))
 
     def test_doubled_handshake_headers(self) -> None:
-        """A key, a version or a Host that stands twice is refused."""
+        """A key, a version or a Host that occurs twice is refused."""
         for name, value in (
             (b"Sec-WebSocket-Key", b"AAAAAAAAAAAAAAAAAAAAAA=="),
             (b"Sec-WebSocket-Version", b"13"),
@@ -134,7 +134,7 @@ class RefusalTest(WireTest):
             self.assertTrue(peer.gone)
 
     def test_other_methods(self) -> None:
-        """A method other than GET on an endpoint is 405 and names what is allowed."""
+        """A method other than GET on an endpoint is 405 and names the allowed method."""
         for method in (b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE", b"ECHO-ME"):
             data = upgrade_request(CLIENT, phone_headers(), method=method)
             answer = self.assert_bare(self.relay.request(data), 405, method.decode())
@@ -146,7 +146,7 @@ class RefusalTest(WireTest):
         self.assert_bare(self.relay.request(data), 400, "1.0")
 
     def test_what_is_no_http(self) -> None:
-        """Bytes that are no HTTP request are refused with a bare 400, or without an answer."""
+        """Bytes that are not an HTTP request are refused with one bare 400."""
         for data in (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03echo-me\r\n\r\n",
             b"echo-me\r\n\r\n",
@@ -167,7 +167,7 @@ class RefusalTest(WireTest):
             self.assertEqual(peer.received.count(b"HTTP/1.1"), 1, repr(data[:60]))
 
     def test_header_block_is_bounded(self) -> None:
-        """A header block without end is cut off long before it is large."""
+        """A header block without an end is refused before it is large."""
         peer = self.relay.tcp()
         sent = 0
         peer.send(b"GET /healthz HTTP/1.1\r\n")
@@ -190,7 +190,7 @@ class RefusalTest(WireTest):
             self.assertTrue(peer.was_reset)
 
     def test_bug_in_the_answer(self) -> None:
-        """A bug while a request is handled is a bare 500 and a traceback in the log."""
+        """A bug in an answer is a bare 500, and logged with its traceback."""
 
         def broken() -> dict[str, object]:
             raise RuntimeError("echo-me")
@@ -202,7 +202,7 @@ class RefusalTest(WireTest):
 
 
 class BodyTest(WireTest):
-    """Request bodies: never read, never waited for."""
+    """Request bodies are never read, and the relay does not wait for them."""
 
     def test_answer_does_not_wait_for_the_body(self) -> None:
         """The answer comes with the end of the headers, and no 100 invites the body."""
@@ -216,7 +216,7 @@ class BodyTest(WireTest):
                 self.assertTrue(peer.gone)
 
     def test_body_is_no_second_request(self) -> None:
-        """What stands in a body is not taken for a request."""
+        """A request inside a body is not served."""
         inner = HEALTHZ
         peer = self.relay.request(
             b"GET /readyz HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner
@@ -237,7 +237,7 @@ class BodyTest(WireTest):
 
 
 class HealthTest(WireTest):
-    """What operators ask for."""
+    """Health and readiness."""
 
     def health(self) -> dict[str, object]:
         """Return what ``/healthz`` says."""
@@ -263,7 +263,7 @@ class HealthTest(WireTest):
         self.assertEqual(self.log_loud(), [])
 
     def test_counts(self) -> None:
-        """It counts binaries and phones that are there; a binary in grace does not count."""
+        """It counts connected binaries and phones; a binary in grace does not count."""
         binary, phone = self.relay.pair()
         self.relay.phone()
         self.relay.binary("other")
@@ -289,7 +289,7 @@ class HealthTest(WireTest):
             )
 
     def test_other_methods(self) -> None:
-        """Other methods are 405 with what is allowed."""
+        """Other methods are 405 and name the allowed methods."""
         for path in (b"/healthz", b"/readyz"):
             for method in (b"POST", b"PUT", b"OPTIONS", b"TRACE"):
                 peer = self.relay.request(method + b" " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -297,7 +297,7 @@ class HealthTest(WireTest):
                 self.assertEqual(peer.answer.headers["allow"], "GET, HEAD")
 
     def test_one_request_a_connection(self) -> None:
-        """A connection serves one request, says so, and ends; what is pipelined is not read."""
+        """A connection serves one request, announces its end, and closes; others are not read."""
         for head in (HEALTHZ, HEALTHZ.replace(b"Host", b"Connection: keep-alive\r\nHost")):
             peer = self.relay.request(head + HEALTHZ * 3)
             self.assertEqual(peer.received.count(b"HTTP/1.1"), 1)
@@ -333,7 +333,7 @@ class HeaderTimeoutTest(WireTest):
     limits: ClassVar = {"header_timeout": 5.0}
 
     def test_silence(self) -> None:
-        """A connection that says nothing is dropped at the header timeout."""
+        """A silent connection is aborted at the header timeout."""
         peer = self.relay.tcp()
         self.relay.advance(4.875)
         self.assertFalse(peer.gone)
@@ -342,7 +342,7 @@ class HeaderTimeoutTest(WireTest):
         self.assertEqual(self.log_loud(), [])
 
     def test_dribble(self) -> None:
-        """A header that dribbles in is cut at the timeout, counted from the connection's start."""
+        """Headers that dribble in are cut off at the timeout, from the connection's start."""
         peer = self.relay.tcp()
         request = upgrade_request(CLIENT, phone_headers())
         sent = 0

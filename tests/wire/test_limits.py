@@ -1,4 +1,4 @@
-"""Limits before the upgrade: rates, numbers of connections, and connections that ask for nothing.
+"""Limits before the upgrade: rates, numbers of connections, and silent connections.
 
 Sections 1 and 5.
 """
@@ -25,15 +25,15 @@ HERE, THERE = "192.0.2.7", "198.51.100.9"
 
 
 class LimitTest(WireTest):
-    """A test of what is refused before the upgrade."""
+    """A test of refusals before the upgrade."""
 
     def ask(self, path: bytes = CLIENT, host: str = HERE, **more: Any) -> Peer:
-        """Ask for an upgrade, and return who asked."""
+        """Request an upgrade, and return the peer."""
         headers = binary_headers() if path.endswith(b"server") else phone_headers()
         return self.relay.request(upgrade_request(path, more.pop("headers", headers), **more), host)
 
     def assert_refused(self, peer: Peer, status: int, retry_after: int) -> None:
-        """Check that a request was refused with an empty body and a time to come back."""
+        """Check that a request was refused with an empty body and a ``Retry-After``."""
         answer = peer.answer
         self.assertEqual((answer.status, answer.body), (status, b""))
         self.assertEqual(answer.headers["retry-after"], str(retry_after))
@@ -49,7 +49,7 @@ class RateTest(LimitTest):
     limits: ClassVar[dict[str, Any]] = {"upgrade_rate": 6, "upgrade_burst": 4}
 
     def test_shared_by_all_paths(self) -> None:
-        """An address has one rate for all four paths; past it the answer is 429 with the time."""
+        """The four paths share one rate per address; beyond it the answer is 429 with the wait."""
         for path in (b"/v1/server", b"/v2/server", b"/v1/client", b"/v2/client"):
             self.assertEqual(self.ask(path).answer.status, 101, path)
         for path in (b"/v1/server", b"/v2/server", b"/v1/client", b"/v2/client"):
@@ -61,7 +61,7 @@ class RateTest(LimitTest):
         self.assertEqual(self.ask().answer.status, 101)
 
     def test_any_attempt_counts(self) -> None:
-        """Requests that fail later count too, or guessing would be free; other paths do not."""
+        """Requests that fail a later check count, too; requests for other paths do not."""
         for _ in range(10):
             self.relay.request(upgrade_request(b"/nope", phone_headers()))
             self.assertEqual(self.health(), 200)
@@ -83,13 +83,13 @@ class RateTest(LimitTest):
         self.assertEqual(self.ask().answer.status, 429)
 
     def test_never_limited(self) -> None:
-        """Health is answered however often it is asked for."""
+        """Health checks have no rate limit."""
         for _ in range(50):
             self.ask()
             self.assertEqual(self.health(), 200)
 
     def test_told(self) -> None:
-        """The log hears who was refused, and where, of a query nothing."""
+        """The event has the address and the path, without the query."""
         for _ in range(5):
             self.ask(b"/v2/client?secret=1")
         told = self.relay.seen.of(Event.RATE_LIMITED)
@@ -97,7 +97,7 @@ class RateTest(LimitTest):
         self.assertEqual(self.relay.service.admission.denied[Bound.RATE], 1)
 
     def test_ipv6(self) -> None:
-        """IPv6 addresses of one /64 have one rate; an IPv4 address in IPv6 clothes is itself."""
+        """IPv6 addresses of a /64 share a rate; a v4-mapped address counts as the IPv4 one."""
         for number in range(4):
             self.assertEqual(self.ask(host=f"2001:db8::{number}").answer.status, 101)
         self.assertEqual(self.ask(host="2001:db8::4").answer.status, 429)
@@ -117,7 +117,7 @@ class NumberTest(LimitTest):
     }
 
     def phones(self, count: int, host: str = HERE) -> list[Client]:
-        """Connect phones, all of which get in."""
+        """Connect phones, all of which are upgraded."""
         found = [self.relay.client("/v2/client", phone_headers(), host=host) for _ in range(count)]
         for each in found:
             assert each.response is not None
@@ -125,7 +125,7 @@ class NumberTest(LimitTest):
         return found
 
     def test_of_an_address(self) -> None:
-        """One connection more than an address may have is 503, until one of them is gone."""
+        """An address that has all its connections gets 503, until one of them is gone."""
         self.relay.binary()
         first, *_ = self.phones(2)
         self.assert_refused(self.ask(), 503, RETRY_AFTER)
@@ -138,13 +138,13 @@ class NumberTest(LimitTest):
             {
                 "remote": HERE,
                 "path": "/v1/client",
-                "reason": "too many connections of this address",
+                "reason": Bound.ADDRESS,
                 "mode": Mode.ENFORCED,
             },
         )
 
     def test_of_all(self) -> None:
-        """Phones leave room for binaries; the last place is a binary's."""
+        """Phones cannot take the places reserved for binaries."""
         self.relay.binary()
         for number in range(6):
             self.phones(1, f"192.0.2.{number}")
@@ -157,7 +157,7 @@ class NumberTest(LimitTest):
         self.assertEqual(Counter(self.relay.service.admission.denied), bounds)
 
     def test_every_end_frees_the_place(self) -> None:
-        """However a connection ends, its place is free when its socket is gone, not before."""
+        """A place is free as soon as the socket is gone, however the connection ends."""
         admission = self.relay.service.admission
         self.relay.binary()
         first, second = self.phones(2)
@@ -177,7 +177,7 @@ class NumberTest(LimitTest):
         self.assertEqual((admission.total, admission._of_address), (1, {HERE: 1}))
 
     def test_order(self) -> None:
-        """The numbers come before the header gate."""
+        """The numbers are checked before the header gate."""
         self.relay.binary()
         self.phones(2)
         self.assert_refused(self.ask(headers=[]), 503, RETRY_AFTER)
@@ -198,7 +198,7 @@ class DryRunTest(LimitTest):
     }
 
     def test_dry_run(self) -> None:
-        """Nothing is refused; what would have been is counted, and told as such."""
+        """A dry run refuses nothing, but counts and reports each denial."""
         for number in range(4):
             self.assertEqual(self.ask().answer.status, 101, number)
         self.assertEqual(self.ask(host=THERE).answer.status, 101)
@@ -210,12 +210,12 @@ class DryRunTest(LimitTest):
 
 
 class WaitingTest(LimitTest):
-    """Connections that ask for nothing."""
+    """Connections without a request."""
 
     limits: ClassVar[dict[str, Any]] = {"max_waiting": 4, "header_timeout": 60.0}
 
     def test_the_oldest_goes(self) -> None:
-        """Of too many silent connections the one that has waited longest is dropped."""
+        """When too many connections are silent, the oldest is dropped."""
         silent = [self.relay.tcp(f"192.0.2.{number}") for number in range(4)]
         self.assertEqual([each.gone for each in silent], [False] * 4)
         silent.append(self.relay.tcp())
@@ -226,7 +226,7 @@ class WaitingTest(LimitTest):
         self.assertEqual(told["remote"], "192.0.2.0")
 
     def test_a_flood_pays_itself(self) -> None:
-        """An address that has more than its share is dropped for its own newcomers."""
+        """An address that exceeds its share displaces its own connections."""
         flood = [self.relay.tcp(HERE) for _ in range(4)]
         other = self.relay.tcp(THERE)
         flood += [self.relay.tcp(HERE) for _ in range(20)]
@@ -234,14 +234,14 @@ class WaitingTest(LimitTest):
         self.assertEqual([each.gone for each in flood[-3:]], [False] * 3)
 
     def test_who_asks_is_answered(self) -> None:
-        """However many are silent, upgrades and health checks go through."""
+        """Upgrades and health checks are served, however many connections are silent."""
         for _ in range(20):
             self.relay.tcp()
             self.assertEqual(self.health(THERE), 200)
             self.assertEqual(self.ask(host=THERE).answer.status, 101)
 
     def test_who_is_connected_stays(self) -> None:
-        """Connections that have been upgraded do not count among the silent."""
+        """Upgraded connections do not count as silent."""
         binary, phone = self.relay.pair()
         for _ in range(20):
             self.relay.tcp()
@@ -250,7 +250,7 @@ class WaitingTest(LimitTest):
         self.assertEqual(self.relay.service.site.channels.crowded_out, 16)
 
     def test_half_a_request(self) -> None:
-        """Half a request is no request, and one dropped in the middle of it leaves nothing."""
+        """A connection with half a request counts as silent, and gets no answer when dropped."""
         halves = [self.relay.request(b"GET /v1/client HTTP/1.1\r\nHost:") for _ in range(6)]
         self.assertEqual([each.gone for each in halves], [True, True, *[False] * 4])
         halves[0].send(b" a\r\n\r\n")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.addresses import source
 from pyrycode_relay.events import Event
-from pyrycode_relay.http.proxy_protocol import SIGNATURE
+from pyrycode_relay.http.proxy_protocol import SIGNATURE, ProxyRefusal
 from tests.unit.bench import examples
 from tests.wire.harness import (
     Client,
@@ -51,7 +51,7 @@ class ProxyProtocolTest(WireTest):
             peer.send(each)
         return peer
 
-    def refused(self, peer: Peer, reason: str) -> None:
+    def refused(self, peer: Peer, reason: ProxyRefusal) -> None:
         """Check that a connection was dropped without a byte, with one event and this reason."""
         self.assertTrue(peer.gone)
         self.assertEqual(peer.received, b"")
@@ -115,14 +115,14 @@ class ProxyProtocolTest(WireTest):
 
     def test_untrusted(self) -> None:
         """A connection from an untrusted source is closed unread."""
-        self.refused(self.dial(V1 + BINARY, host="192.0.2.7"), "not a trusted proxy")
+        self.refused(self.dial(V1 + BINARY, host="192.0.2.7"), ProxyRefusal.UNTRUSTED)
         self.assertEqual(self.relay.reactor.getDelayedCalls(), [])
 
     def test_no_header(self) -> None:
         """A trusted source that starts with HTTP or TLS is dropped."""
         for data in (BINARY, HEALTHZ, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"):
             self.relay.seen.clear()
-            self.refused(self.dial(data), "no PROXY header")
+            self.refused(self.dial(data), ProxyRefusal.ABSENT)
 
     def test_stall(self) -> None:
         """A header that is not complete in time ends the connection, however it dribbles."""
@@ -132,13 +132,13 @@ class ProxyProtocolTest(WireTest):
             self.relay.advance(4.9)
             self.assertFalse(peer.gone)
             self.relay.advance(0.2)
-            self.refused(peer, "PROXY header not complete in time")
+            self.refused(peer, ProxyRefusal.LATE)
         self.relay.seen.clear()
         peer = self.dial()
         for byte in V1[:10]:
             peer.send(bytes([byte]))
             self.relay.advance(0.6)
-        self.refused(peer, "PROXY header not complete in time")
+        self.refused(peer, ProxyRefusal.LATE)
 
     def test_request_has_its_own_time(self) -> None:
         """The header timeout of the request starts after the PROXY header."""
@@ -153,16 +153,16 @@ class ProxyProtocolTest(WireTest):
         """A header that is too long is refused as soon as its length is known."""
         self.refused(
             self.dial(SIGNATURE + b"\x21\x11\xff\xff" + bytes(9000)),
-            "PROXY header too long",
+            ProxyRefusal.TOO_LONG,
         )
         self.relay.seen.clear()
-        self.refused(self.dial(b"PROXY UNKNOWN" + b" " * 95), "PROXY header without an end")
+        self.refused(self.dial(b"PROXY UNKNOWN" + b" " * 95), ProxyRefusal.ENDLESS)
 
     def test_too_many(self) -> None:
         """When too many connections send no header the oldest is dropped; the others are served."""
         most = self.relay.service.admission.capacity.waiting
         peers = [self.dial() for _ in range(most + 1)]
-        self.refused(peers[0], "oldest of too many connections without a PROXY header")
+        self.refused(peers[0], ProxyRefusal.CROWDED_OUT)
         for peer in peers[1:]:
             self.assertFalse(peer.gone)
             peer.send(V1 + HEALTHZ)

@@ -41,7 +41,7 @@ class AdmissionTests(Cases):
         return Admission(chosen, capacity or room(), self.clock.seconds)
 
     def bound(self, admission: Admission, address: str, leg: Leg = Leg.PHONE) -> Bound | None:
-        """Return the limit that an attempt exceeds; if there is none, it enters."""
+        """Return the limit that an attempt exceeds; otherwise let it enter."""
         denial = admission.ask(leg, address)
         if denial is None:
             admission.enter(leg, address)
