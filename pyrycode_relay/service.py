@@ -21,7 +21,7 @@ from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.drain import Connections, Drain
 from pyrycode_relay.endpoints.binary import BinaryFactory
-from pyrycode_relay.endpoints.context import Exchange
+from pyrycode_relay.endpoints.context import RelayContext
 from pyrycode_relay.endpoints.phone import PhoneFactory
 from pyrycode_relay.event_bus import EventBus
 from pyrycode_relay.events import Event, Observer
@@ -85,10 +85,10 @@ class RelayService(Service):
         self._trusted = Trusted(settings.trusted_proxy)
         limits = settings.limits
         self._poller = Poller(reactor, epoll)
-        self.exchange = Exchange(self._clock, limits, self.events, self._random, self._poller)
-        binaries = BinaryFactory(self.exchange)
-        phones_v1 = PhoneFactory(self.exchange, header_gate.gate_phone_v1)
-        phones_v2 = PhoneFactory(self.exchange, header_gate.gate_phone_v2)
+        self.context = RelayContext(self._clock, limits, self.events, self._random, self._poller)
+        binaries = BinaryFactory(self.context)
+        phones_v1 = PhoneFactory(self.context, header_gate.gate_phone_v1)
+        phones_v2 = PhoneFactory(self.context, header_gate.gate_phone_v2)
         self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
         self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
         capacity = capacity or Capacity.within(_OPEN_FILES, limits)
@@ -144,9 +144,9 @@ class RelayService(Service):
         self.status = Status(
             clock,
             Monitored(
-                registry=self.exchange.registry,
-                memory_budget=self.exchange.ledger,
-                tally=self.exchange.tally,
+                registry=self.context.registry,
+                memory_budget=self.context.memory_budget,
+                tally=self.context.tally,
                 admission=self.admission,
                 certificates=self.certificates,
                 state=lambda: self.readiness.value,
@@ -197,8 +197,8 @@ class RelayService(Service):
         return {
             "status": "ok",
             "version": __version__,
-            "connected_binaries": self.exchange.registry.binaries,
-            "connected_phones": self.exchange.registry.phones,
+            "connected_binaries": self.context.registry.binaries,
+            "connected_phones": self.context.registry.phones,
             "uptime_seconds": int(self._clock.seconds() - self._started),
         }
 
@@ -345,7 +345,7 @@ class RelayService(Service):
         closed = self.listeners.stop()
         aborted = await self._drain.run()
         await closed
-        self.exchange.registry.close()
+        self.context.registry.close()
         self._poller.stop()
         self.events.saw(Event.DRAINED, version=__version__, aborted=aborted)
         await self._close_admin()

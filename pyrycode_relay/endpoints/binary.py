@@ -1,16 +1,17 @@
 """``/v1/server`` and ``/v2/server``: a binary claims its server-id and speaks in envelopes.
 
-Gate, claim (or contest), envelopes in, release. Source: sections 1, 3 and 4 of
-``docs/protocol.md``.
+Gate, claim, envelopes in, release. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from autobahn.websocket.types import ConnectionDeny
+from twisted.internet.defer import Deferred
 
-from pyrycode_relay.endpoints.context import Exchange
+from pyrycode_relay.endpoints.contest import Contests, Verdict
+from pyrycode_relay.endpoints.context import RelayContext
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE
 from pyrycode_relay.protocol import close_codes, header_gate
@@ -22,8 +23,8 @@ from pyrycode_relay.protocol.envelope import (
     PushWake,
     unwrap,
 )
-from pyrycode_relay.registry.queues import Hold
-from pyrycode_relay.registry.registry import Claim, Claimed, Conflict
+from pyrycode_relay.registry.queues import PendingFrames
+from pyrycode_relay.registry.registry import Claimed
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import Environment, RelayFactory
 from pyrycode_relay.websocket.stage import Stage
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 class BinaryProtocol(RelayProtocol):
     """A binary's connection."""
 
-    __slots__ = ("_early", "_parting", "server_id", "slot", "version")
+    __slots__ = ("_closing_cause", "_early", "server_id", "slot", "version")
 
     backlog_cause: ClassVar[EndCause] = EndCause.BINARY_BACKLOG_FULL
     stalled_cause: ClassVar[EndCause] = EndCause.BINARY_WRITE_STALLED
@@ -46,15 +47,15 @@ class BinaryProtocol(RelayProtocol):
     def __init__(self, factory: BinaryFactory) -> None:
         super().__init__(factory)
         self.slot: Slot | None = None
-        """The slot this binary holds; None before its claim has succeeded and after its end."""
+        """The slot this binary holds; None until its claim succeeds, and after its end."""
         self.server_id = ""
         self.version = ""
-        self._parting: EndCause | None = None
-        self._early: Hold | None = None
+        self._closing_cause: EndCause | None = None
+        self._early: PendingFrames | None = None
 
     @property
-    def _exchange(self) -> Exchange:
-        return self.factory.exchange
+    def _context(self) -> RelayContext:
+        return self.factory.context
 
     def onConnect(self, request: ConnectionRequest) -> None:
         """Let the request pass the header gate, or raise ``ConnectionDeny(400)``."""
@@ -66,58 +67,62 @@ class BinaryProtocol(RelayProtocol):
         self.version = header_gate.version(request.headers)
 
     def opened(self) -> None:
-        """Claim the server-id; where a binary holds it already, find out whether it lives."""
-        self._take(self._exchange.registry.claim(self.server_id, self))
+        """Claim the server-id."""
+        Deferred.fromCoroutine(self._claim())
 
-    def _take(self, claim: Claim) -> None:
-        if isinstance(claim, Claimed):
-            self._serve(claim)
-        else:
-            self._contest(claim)
+    async def _claim(self) -> None:
+        """Claim the server-id, which may have to wait; serve, or close with 4409."""
+        try:
+            claim = await self.factory.contests.claim(self.server_id, self)
+            if isinstance(claim, Claimed):
+                self._serve(claim)
+            elif claim is Verdict.REJECTED:
+                self.reject_claim()
+        except Exception:
+            self.bug()
 
-    def _contest(self, conflict: Conflict) -> None:
-        incumbent = cast(BinaryProtocol, conflict.incumbent)
+    @property
+    def serving(self) -> bool:
+        """Whether the connection is open and not about to close."""
+        return self.stage is Stage.SERVING
+
+    def hold_messages(self) -> None:
+        """Keep what the binary sends until its claim is decided."""
         if self._early is None:
-            self._early = Hold(self._limits.hold_bytes, self.factory.account, self.lose)
-        if not self.factory.contests.join(incumbent, self):
-            self.lose()
+            group = self.factory.group
+            self._early = PendingFrames(self._limits.hold_bytes, group, self.reject_claim)
 
-    def lose(self) -> None:
-        """Give way to the incumbent, which is alive."""
-        self._exchange.observer.saw(
+    def reject_claim(self) -> None:
+        """Close the connection, because another binary holds the server-id."""
+        self._context.observer.saw(
             Event.SERVER_ID_CONFLICT, server_id=self.server_id, remote=self.remote
         )
         self.close(EndCause.CONFLICT)
 
-    def succeed(self, incumbent: BinaryProtocol) -> None:
-        """Take the place of ``incumbent``, which did not answer."""
-        self._take(self._exchange.registry.take_over(self.server_id, incumbent, self))
-
     def _serve(self, claimed: Claimed) -> None:
-        exchange = self._exchange
+        context = self._context
         self.slot = claimed.slot
         if claimed.displaced is not None:
-            exchange.observer.saw(
+            context.observer.saw(
                 Event.SERVER_ID_TAKEOVER, server_id=self.server_id, remote=self.remote
             )
-            displaced = cast(BinaryProtocol, claimed.displaced)
-            displaced.close(EndCause.HEARTBEAT_TIMEOUT, flush=False)
+            claimed.displaced.close(EndCause.HEARTBEAT_TIMEOUT, flush=False)
         if claimed.reclaimed:
-            exchange.observer.saw(
+            context.observer.saw(
                 Event.SERVER_RECLAIMED, server_id=self.server_id, remote=self.remote
             )
-        exchange.observer.saw(
+        context.observer.saw(
             Event.SERVER_CLAIMED,
             server_id=self.server_id,
             binary_version=self.version,
             remote=self.remote,
         )
-        exchange.dismiss(claimed.evicted, EndCause.RECLAIMED)
+        context.dismiss(claimed.evicted, EndCause.RECLAIMED)
         claimed.slot.drain()
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take what this binary sent before its claim was decided."""
+        """Handle what this binary sent before its claim was decided."""
         early, self._early = self._early, None
         if early is None:
             return
@@ -127,21 +132,21 @@ class BinaryProtocol(RelayProtocol):
         self.resume_reading()
 
     def drained(self) -> None:
-        """Hand over what was held while this binary was slow."""
+        """Hand over what waited while this binary was slow."""
         if self.slot is not None:
             self.slot.drain()
-        if self._parting is not None:
-            self.close_when_drained(self._parting)
+        if self._closing_cause is not None:
+            self.close_when_drained(self._closing_cause)
 
     def close_when_drained(self, cause: EndCause) -> None:
-        """Close the connection when everything held for this binary has been handed over."""
+        """Close the connection once everything that waits for this binary has been handed over."""
         if self.slot is not None and self.slot.waiting:
-            self._parting = cause
+            self._closing_cause = cause
         else:
             self.close(cause)
 
     def message(self, payload: bytes) -> None:
-        """Do what an envelope asks for. A malformed one is logged and dropped, no more."""
+        """Carry out an envelope. A malformed one is logged and dropped; the binary stays."""
         slot = self.slot
         if slot is None:
             self._keep_for_later(payload)
@@ -155,13 +160,13 @@ class BinaryProtocol(RelayProtocol):
             self._complain(Event.PUSH_WAKE_DROPPED, "push is not configured")
             return
         phone = slot.phones.get(envelope.conn_id)
-        if phone is None or phone.directed:
+        if phone is None or phone.close_requested:
             self._complain(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
             return
         self._forward(phone, envelope)
 
     def _keep_for_later(self, message: bytes) -> None:
-        """Hold a message until the claim is decided; past the budget read no more."""
+        """Keep a message until the claim is decided; over the budget stop reading."""
         early = self._early
         if early is not None:
             early.push(message)
@@ -172,17 +177,17 @@ class BinaryProtocol(RelayProtocol):
         if envelope.frame is not None and not phone.leg.deliver(envelope.frame):
             return
         if envelope.close_code is not None:
-            phone.directed = True
-            phone.leg.close_after_queue(close_codes.directed(envelope.close_code))
+            phone.close_requested = True
+            phone.leg.close_after_queue(close_codes.for_directive(envelope.close_code))
 
     def _complain(self, event: Event, reason: EnvelopeFault | str) -> None:
-        self._exchange.observer.saw(
+        self._context.observer.saw(
             event, server_id=self.server_id, remote=self.remote, reason=reason
         )
 
     def ended(self, close_code: int, cause: EndCause) -> None:
-        """Release the slot, if this connection still holds it."""
-        self._exchange.observer.saw(
+        """Release the slot if this connection still holds it."""
+        self._context.observer.saw(
             Event.BINARY_CLOSED,
             server_id=self.server_id,
             remote=self.remote,
@@ -192,64 +197,25 @@ class BinaryProtocol(RelayProtocol):
         if self._early is not None:
             self._early.retire()
         slot, self.slot = self.slot, None
-        if slot is not None and self._exchange.registry.release(slot, self):
-            self._exchange.observer.saw(Event.SERVER_RELEASED, server_id=self.server_id)
-
-
-class Contests:
-    """Newcomers that wait for an incumbent's answer; one probe serves all of one incumbent.
-
-    At most ``max_waiting`` wait for one incumbent, so that opening many connections with a
-    known server-id ties up no more than that.
-    """
-
-    max_waiting = 16
-
-    def __init__(self) -> None:
-        self._waiting: dict[BinaryProtocol, list[BinaryProtocol]] = {}
-
-    def join(self, incumbent: BinaryProtocol, newcomer: BinaryProtocol) -> bool:
-        """Have ``newcomer`` wait for the incumbent's answer; False when too many do."""
-        waiting = self._waiting.get(incumbent)
-        if waiting is None:
-            self._waiting[incumbent] = [newcomer]
-            incumbent.probe(lambda alive: self._decide(incumbent, alive))
-        elif len(waiting) >= self.max_waiting:
-            return False
-        else:
-            waiting.append(newcomer)
-        return True
-
-    def _decide(self, incumbent: BinaryProtocol, alive: bool) -> None:
-        """Tell the newcomers, those that are still there, in the order in which they came."""
-        present = [
-            newcomer for newcomer in self._waiting.pop(incumbent) if newcomer.stage is Stage.SERVING
-        ]
-        if alive:
-            losers = present
-        else:
-            losers = present[1:]
-            if present:
-                present[0].succeed(incumbent)
-        for newcomer in losers:
-            newcomer.lose()
+        if slot is not None and self._context.registry.release(slot, self):
+            self._context.observer.saw(Event.SERVER_RELEASED, server_id=self.server_id)
 
 
 class BinaryFactory(RelayFactory[BinaryProtocol]):
     """Makes binaries' connections."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, context: RelayContext) -> None:
         super().__init__(
             BinaryProtocol,
             Environment(
-                clock=exchange.clock,
-                limits=exchange.limits,
-                account=exchange.ledger.binaries,
-                max_message_bytes=exchange.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
-                random=exchange.random,
-                poller=exchange.poller,
-                tally=exchange.tally.binaries,
+                clock=context.clock,
+                limits=context.limits,
+                group=context.memory_budget.binaries,
+                max_message_bytes=context.limits.max_message_bytes + ENVELOPE_ALLOWANCE,
+                random=context.random,
+                poller=context.poller,
+                tally=context.tally.binaries,
             ),
         )
-        self.exchange = exchange
-        self.contests = Contests()
+        self.context = context
+        self.contests = Contests(context.registry)

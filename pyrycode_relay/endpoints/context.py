@@ -1,28 +1,26 @@
-"""What the two endpoints share: the registry, the limits, and what follows from its outcomes."""
+"""What the two endpoints share: clock, limits, registry, memory budget, counts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
-from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import EndCause
-from pyrycode_relay.registry.queues import Ledger
+from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.registry import Registry
 from pyrycode_relay.registry.slot import Phone, Slot
 from pyrycode_relay.tally import Tally
-from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.poller import Poller
 
 
-class Exchange:
-    """The meeting place of binaries and phones.
+class RelayContext:
+    """The state of one relay, and what its connections need to take part in it.
 
-    ``clock`` runs all timers, ``observer`` hears of events, ``random`` spreads what must not
+    ``clock`` runs all timers, ``observer`` is told of events, ``random`` spreads what must not
     happen all at once, ``poller`` serves the sockets.
     """
 
@@ -40,14 +38,13 @@ class Exchange:
         self.random = random
         self.poller = poller
         self.tally = Tally()
-        self.ledger = Ledger(limits.memory_budget)
-        self.registry = Registry(clock, limits, self.ledger, self._expired)
+        self.memory_budget = MemoryBudget(limits.memory_budget)
+        self.registry = Registry(clock, limits, self.memory_budget, self._expired)
 
     def dismiss(self, phones: Iterable[Phone], cause: EndCause) -> None:
         """Close phones that have lost their places."""
         for phone in phones:
-            # Every leg in a slot is one of our connections; the state just does not know it.
-            cast(RelayProtocol, phone.leg).close(cause)
+            phone.leg.close(cause)
 
     def _expired(self, slot: Slot, phones: list[Phone]) -> None:
         self.observer.saw(Event.SERVER_EXPIRED, server_id=slot.server_id)

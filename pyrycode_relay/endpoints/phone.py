@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from autobahn.websocket.types import ConnectionDeny
 
-from pyrycode_relay.endpoints.context import Exchange
+from pyrycode_relay.endpoints.context import RelayContext
 from pyrycode_relay.events import Event
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.protocol.close_codes import EndCause, Refusal
 from pyrycode_relay.protocol.envelope import is_json
-from pyrycode_relay.registry.queues import Frame
+from pyrycode_relay.registry.queues import Payload
 from pyrycode_relay.tally import FRAME, PhoneTally
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import Environment, RelayFactory
@@ -49,8 +49,8 @@ class PhoneProtocol(RelayProtocol):
         """Frames in both directions, in units of a `FRAME` and of a byte."""
 
     @property
-    def _exchange(self) -> Exchange:
-        return self.factory.exchange
+    def _context(self) -> RelayContext:
+        return self.factory.context
 
     def onConnect(self, request: ConnectionRequest) -> None:
         """Let the request pass the header gate, or raise ``ConnectionDeny(400)``.
@@ -65,15 +65,15 @@ class PhoneProtocol(RelayProtocol):
 
     def opened(self) -> None:
         """Register with the server-id, or tell the phone why not by a close frame."""
-        exchange = self._exchange
-        outcome = exchange.registry.register(self.server_id, self)
+        context = self._context
+        outcome = context.registry.register(self.server_id, self)
         if isinstance(outcome, Refusal):
-            exchange.observer.saw(_REFUSED[outcome], server_id=self.server_id, remote=self.remote)
+            context.observer.saw(_REFUSED[outcome], server_id=self.server_id, remote=self.remote)
             self.close(outcome.value)
             return
         self.phone = outcome.phone
-        self.since = exchange.clock.seconds()
-        exchange.observer.saw(
+        self.since = context.clock.seconds()
+        context.observer.saw(
             Event.PHONE_REGISTERED,
             server_id=self.server_id,
             conn_id=self.phone.conn_id,
@@ -84,11 +84,11 @@ class PhoneProtocol(RelayProtocol):
     def message(self, payload: bytes) -> None:
         """Send a message that is one JSON value on to the binary; close the phone otherwise."""
         phone = self.phone
-        if phone is None or phone.directed:
+        if phone is None or phone.close_requested:
             # Its binary is done with this phone; only the close frame is still to go out.
             return
         if not is_json(payload):
-            self._exchange.observer.saw(
+            self._context.observer.saw(
                 Event.PHONE_FRAME_REFUSED,
                 server_id=self.server_id,
                 conn_id=phone.conn_id,
@@ -102,7 +102,7 @@ class PhoneProtocol(RelayProtocol):
         self.factory.tally.received += counted
         phone.send(payload)
 
-    def deliver(self, frame: Frame) -> bool:
+    def deliver(self, frame: Payload) -> bool:
         """Send a frame from the binary to the phone, now or after what is queued."""
         counted = FRAME + len(frame)
         self.traffic += counted
@@ -114,8 +114,8 @@ class PhoneProtocol(RelayProtocol):
 
     def ended(self, close_code: int, cause: EndCause) -> None:
         """Give the place up, and tell the log of the finished session."""
-        exchange = self._exchange
-        exchange.observer.saw(
+        context = self._context
+        context.observer.saw(
             Event.PHONE_CLOSED,
             server_id=self.server_id,
             remote=self.remote,
@@ -125,14 +125,14 @@ class PhoneProtocol(RelayProtocol):
         phone, self.phone = self.phone, None
         if phone is None:
             return
-        exchange.registry.unregister(phone, close_code)
+        context.registry.unregister(phone, close_code)
         frames, size = divmod(self.traffic, FRAME)
-        exchange.observer.saw(
+        context.observer.saw(
             Event.PHONE_UNREGISTERED,
             server_id=self.server_id,
             conn_id=phone.conn_id,
             close_code=close_code,
-            duration=round(exchange.clock.seconds() - self.since, 3),
+            duration=round(context.clock.seconds() - self.since, 3),
             frames=frames,
             bytes=size,
             reason=cause,
@@ -144,18 +144,18 @@ class PhoneFactory(RelayFactory[PhoneProtocol]):
 
     tally: PhoneTally
 
-    def __init__(self, exchange: Exchange, gate: header_gate.Gate) -> None:
+    def __init__(self, context: RelayContext, gate: header_gate.Gate) -> None:
         super().__init__(
             PhoneProtocol,
             Environment(
-                clock=exchange.clock,
-                limits=exchange.limits,
-                account=exchange.ledger.phones,
-                max_message_bytes=exchange.limits.max_message_bytes,
-                random=exchange.random,
-                poller=exchange.poller,
-                tally=exchange.tally.phones,
+                clock=context.clock,
+                limits=context.limits,
+                group=context.memory_budget.phones,
+                max_message_bytes=context.limits.max_message_bytes,
+                random=context.random,
+                poller=context.poller,
+                tally=context.tally.phones,
             ),
         )
-        self.exchange = exchange
+        self.context = context
         self.gate = gate

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyrycode_relay.http.admission import Admission
-from pyrycode_relay.registry.queues import Ledger
+from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.registry import Registry
 from pyrycode_relay.tally import Tally
 from pyrycode_relay.tls.store import Certificates
@@ -17,7 +17,7 @@ class Monitored:
     """Where the numbers come from; each is read when somebody asks for it."""
 
     registry: Registry
-    memory_budget: Ledger
+    memory_budget: MemoryBudget
     tally: Tally
     admission: Admission
     certificates: Certificates | None

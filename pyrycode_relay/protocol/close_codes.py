@@ -71,7 +71,7 @@ class EndCause(enum.Enum):
     PROTOCOL_NOT_UTF8 = (Initiator.RELAY, None, "protocol error", FrameFault.NOT_UTF8)
     PROTOCOL_TOO_BIG = (Initiator.RELAY, None, "protocol error", FrameFault.TOO_BIG)
     CLOSED_BY_BINARY = (Initiator.BINARY, None, "closed by binary")
-    """The binary's directive says the code; see `directed`."""
+    """The binary's directive says the code; see `for_directive`."""
     CLOSED_BY_PEER = (Initiator.PEER, None, "closed by peer")
     CONNECTION_LOST = (Initiator.NETWORK, None, "connection lost")
 
@@ -130,7 +130,7 @@ KNOWN: Final = _LEGAL_REGISTERED | {4401, 4404, 4409, 4421, 4426, 4429}
 """The codes with a meaning to relay, binary and phone; any other is somebody's own."""
 
 
-def directed(code: int) -> Close:
+def for_directive(code: int) -> Close:
     """Return the close that a binary's directive ``code`` (1..65535) leads to.
 
     A code that may not stand in a close frame becomes 1000: the phone is closed all the same.

@@ -1,4 +1,4 @@
-"""Byte-budgeted queues: a phone's outbox, what is held for a binary, and the sum of them all.
+"""Byte-budgeted queues: a peer's outbox, and the frames that wait for a binary.
 
 Source: "Flow control and liveness" in ``docs/protocol.md``. Budgets are in bytes, because a
 daemon with a dozen sessions sends hundreds of small frames in one burst when a phone connects.
@@ -14,92 +14,32 @@ from typing import Any, Final, TypeAlias
 
 from pyrycode_relay.limits import ITEM_COST
 from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.registry.memory_budget import QueueGroup
 
-Frame: TypeAlias = bytes | memoryview
-"""The bytes of one JSON value, on their way."""
-
-
-class Account:
-    """The sum of the queues of one kind, and those of them that can be shed."""
-
-    __slots__ = ("ledger", "queues", "total")
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.total = 0
-        self.queues: set[_Queue] = set()
-
-    def settle(self, queue: _Queue, change: int) -> None:
-        """Note that the cost of ``queue`` has changed by ``change`` bytes."""
-        self.total += change
-        if queue.cost and queue.on_shed is not None:
-            self.queues.add(queue)
-        else:
-            self.queues.discard(queue)
-        self.ledger.settle(change)
-
-
-class Ledger:
-    """The sum of all queues, and which of them is the largest.
-
-    Over ``budget`` bytes the largest queue is shed, whoever added the last item: the
-    ``on_shed`` it was made with is called, and has to lower its cost. A queue made without one
-    counts and is spared.
-
-    It is the largest of the kind that takes the most. So however much waits for slow phones, or
-    comes from phones of slow binaries, no binary is closed for it; and no phone is for what
-    binaries do not read, which is little for each and can be much for many.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.phones = Account(self)
-        """What waits for phones, and what is held of theirs."""
-        self.binaries = Account(self)
-        """What is being written to binaries, and what is held of those that wait for a claim."""
-        self.total = 0
-        self.highest = 0
-        self.shed = 0
-        """How often a queue was shed."""
-        self.held = 0
-        """How many frames were ever held for a binary."""
-
-    def settle(self, change: int) -> None:
-        """Note that a queue has changed by ``change`` bytes, and shed what has to go."""
-        self.total += change
-        self.highest = max(self.highest, self.total)
-        while change > 0 and self.total > self.budget:
-            accounts = [each for each in (self.phones, self.binaries) if each.queues]
-            if not accounts:
-                break
-            account = max(accounts, key=lambda each: each.total)
-            largest = max(account.queues, key=lambda each: each.cost)
-            before = largest.cost
-            self.shed += 1
-            if largest.on_shed is not None:
-                largest.on_shed()
-            if largest.cost >= before:
-                # Whatever on_shed failed to do, the budget holds.
-                largest.clear()
-
+Payload: TypeAlias = bytes | memoryview
+"""The bytes of one JSON value."""
 
 _DEQUE_COST: Final = 768
 """Bytes that a deque takes in addition to its items."""
 
 _NOTHING: Final[deque[Any]] = deque(maxlen=0)
-"""Stands for every deque that would be empty, which most are."""
+"""Stands for every deque that would be empty, because most are."""
 
 
 class _Queue:
-    """What an `Outbox` and a `Hold` have in common: items, a cost, a budget, and an account."""
+    """Items with a cost that counts in a group.
 
-    __slots__ = ("__weakref__", "_items", "account", "budget", "cost", "on_shed")
+    Args: ``budget`` is the limit in bytes of this queue, which its owner enforces. ``on_shed``
+    is called when the memory budget drops the queue.
+    """
+
+    __slots__ = ("__weakref__", "_items", "budget", "cost", "group", "on_shed")
 
     _items: deque[Any]
 
-    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
+    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
         self.budget = budget
-        self.account = account
+        self.group = group
         self.on_shed = on_shed
         self.cost = 0
         self._items = _NOTHING
@@ -119,24 +59,23 @@ class _Queue:
 
     def _charge(self, change: int) -> None:
         self.cost += change
-        self.account.settle(self, change)
+        self.group.settle(self, change)
 
     def clear(self) -> None:
         """Drop everything."""
         raise NotImplementedError
 
     def retire(self) -> None:
-        """Drop everything for good, and with it the way back to the owner.
+        """Drop everything and the reference to the owner.
 
-        Connections that are gone are then freed at once, not when the garbage collector next
-        looks for cycles.
+        A closed connection is then freed at once, not when the garbage collector next runs.
         """
         self.clear()
         self.on_shed = None
 
 
 class Outbox(_Queue):
-    """What waits to be written to one peer, in order: frames, and at last perhaps a close.
+    """What waits to be written to one peer, in order: frames, then possibly a close.
 
     The item being written counts until the transport has passed all of it to the kernel.
     """
@@ -145,49 +84,49 @@ class Outbox(_Queue):
 
     _items: deque[bytes | Close]
 
-    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(budget, account, on_shed)
+    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
+        super().__init__(budget, group, on_shed)
         self._writing = 0
 
     def __bool__(self) -> bool:
         return bool(self._items)
 
-    def would_pass_budget(self, frame: Frame) -> bool:
-        """Whether queueing ``frame`` would bring the cost over the budget."""
+    def would_pass_budget(self, frame: Payload) -> bool:
+        """Whether ``frame`` would bring the cost over the budget."""
         return self.cost + _cost(frame) > self.budget
 
-    def push(self, item: Frame | Close) -> None:
-        """Queue a frame, or the close that takes effect after everything queued before it.
+    def push(self, item: Payload | Close) -> None:
+        """Queue a frame, or the close that takes effect after everything before it.
 
-        Whoever queues asks `would_pass_budget` first; a close is queued whatever the budget.
+        The caller asks `would_pass_budget` first. A close is queued whatever the budget.
         """
         self._append(item if isinstance(item, Close) else bytes(item))
 
     @property
     def close(self) -> Close | None:
-        """The close that stands at the end, if there is one."""
+        """The close at the end, if there is one."""
         last = self._items[-1] if self._items else None
         return last if isinstance(last, Close) else None
 
     def pop(self) -> bytes | Close:
-        """Take the next item. Raises `IndexError` when there is none."""
+        """Take the next item. Raises `IndexError` if there is none."""
         item: bytes | Close = self._take()
         return item
 
     def writing(self, size: int) -> None:
-        """Note that an item of ``size`` bytes is being written and has not yet gone out."""
+        """Count an item of ``size`` bytes that is being written."""
         change = size + ITEM_COST - self._writing
         self._writing += change
         self._charge(change)
 
     def written(self) -> None:
-        """Note that nothing is being written any more."""
+        """Stop counting what was being written."""
         if self._writing:
             change, self._writing = -self._writing, 0
             self._charge(change)
 
     def clear(self) -> None:
-        """Drop everything, as the connection is closing."""
+        """Drop everything, because the connection is closing."""
         self._items = _NOTHING
         if self.cost:
             self._writing = 0
@@ -195,101 +134,102 @@ class Outbox(_Queue):
 
 
 class NoOutbox(Outbox):
-    """Stands for the outbox of every connection that has not queued anything yet: most never do.
+    """Stands for the outbox of every connection that has queued nothing yet, as most never do.
 
-    It is empty and stays so: one that is queued in by mistake would send to whoever comes first.
+    All these connections share it, so it stays empty.
     """
 
     __slots__ = ()
 
-    def push(self, item: Frame | Close) -> None:  # noqa: ARG002
+    def push(self, item: Payload | Close) -> None:  # noqa: ARG002
         """Refuse. Raises `TypeError`."""
-        raise TypeError("this outbox is nobody's")
+        raise TypeError("this outbox is shared and stays empty")
 
     def writing(self, size: int) -> None:  # noqa: ARG002
         """Refuse. Raises `TypeError`."""
-        raise TypeError("this outbox is nobody's")
+        raise TypeError("this outbox is shared and stays empty")
 
 
-class Hold(_Queue):
-    """What one phone has sent and its binary has not been handed yet, in order.
+class PendingFrames(_Queue):
+    """Frames that one peer has sent and that wait to be handed on, in order.
 
-    ``farewell`` is the close notice of a phone that has gone; it stands behind the frames.
+    A phone's frames wait for its binary; a binary's messages wait for its claim.
     """
 
-    __slots__ = ("farewell", "overhead")
+    __slots__ = ("close_notice", "overhead")
 
     _items: deque[bytes]
 
-    def __init__(self, budget: int, account: Account, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(budget, account, on_shed)
-        self.farewell: bytes | None = None
+    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
+        super().__init__(budget, group, on_shed)
+        self.close_notice: bytes | None = None
+        """The close notice of a phone that has gone; it comes after the frames."""
         self.overhead = 0
-        """Bytes that a phone that has gone takes, without its frames and its farewell."""
+        """Bytes that a phone that has gone takes, without its frames and its close notice."""
 
     def __bool__(self) -> bool:
-        return bool(self._items) or self.farewell is not None
+        return bool(self._items) or self.close_notice is not None
 
     @property
     def frames(self) -> int:
-        """How many frames are held."""
+        """Number of frames that wait."""
         return len(self._items)
 
     @property
     def full(self) -> bool:
-        """Whether the budget is used up: time to stop reading the phone."""
+        """Whether the budget is used up: time to stop reading the peer."""
         return self.cost >= self.budget
 
     @property
     def low(self) -> bool:
-        """Whether at most half of the budget is used: time to read the phone again.
+        """Whether at most half of the budget is used: time to read the peer again.
 
-        Half, so that a phone is not paused and resumed for every single frame.
+        Half, so that a peer is not paused and resumed for every frame.
         """
         return self.cost <= self.budget // 2
 
     def push(self, frame: bytes | bytearray) -> None:
-        """Hold ``frame``. What the phone had sent already is held even over the budget."""
-        self.account.ledger.held += 1
+        """Add ``frame``, even over the budget: the peer had sent it before reading stopped."""
+        self.group.memory_budget.held += 1
         self._append(bytes(frame))
 
-    def say_farewell(self, notice: bytes, phone_cost: int) -> None:
-        """Hold ``notice`` behind the frames: the phone has gone and sends no more.
+    def add_close_notice(self, notice: bytes, phone_cost: int) -> None:
+        """Add the close notice of a phone that has gone.
 
         ``phone_cost`` is the number of bytes that the phone itself takes. It counts from now on,
         because the connection no longer does.
         """
-        self.farewell = notice
+        self.close_notice = notice
         self.overhead = phone_cost + (_DEQUE_COST if self._items else 0)
         self._charge(_cost(notice) + self.overhead)
 
     def pop(self) -> bytes | None:
-        """Take the frame that came first; None when only the farewell is left."""
+        """Take the oldest frame; None if only the close notice is left."""
         if not self._items:
             return None
         frame: bytes = self._take()
         return frame
 
     def drop_frames(self) -> None:
-        """Drop the frames and leave the farewell."""
+        """Drop the frames and keep the close notice."""
         if self._items:
             self._items = _NOTHING
             left = 0
-            if self.farewell is not None:
+            if self.close_notice is not None:
                 self.overhead -= _DEQUE_COST
-                left = _cost(self.farewell) + self.overhead
+                left = _cost(self.close_notice) + self.overhead
             self._charge(left - self.cost)
 
     def clear(self) -> None:
-        """Drop everything, the farewell too."""
+        """Drop everything, the close notice too."""
         self._items = _NOTHING
-        self.farewell = None
+        self.close_notice = None
         self.overhead = 0
         if self.cost:
             self._charge(-self.cost)
 
 
-def _cost(item: Frame | Close) -> int:
+def _cost(item: Payload | Close) -> int:
     if isinstance(item, Close):
         return ITEM_COST
     return len(item) + ITEM_COST

@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import Refusal
-from pyrycode_relay.registry.queues import Ledger
-from pyrycode_relay.registry.slot import BinaryLeg, Phone, PhoneLeg, Slot
+from pyrycode_relay.registry.legs import BinaryLeg, PhoneLeg
+from pyrycode_relay.registry.memory_budget import MemoryBudget
+from pyrycode_relay.registry.slot import Phone, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ class Registry:
         self,
         clock: IReactorTime,
         limits: Limits,
-        ledger: Ledger,
+        memory_budget: MemoryBudget,
         on_expiry: OnExpiry,
         suffix: Callable[[], str] = _random_suffix,
     ) -> None:
         self._clock = clock
         self._limits = limits
-        self._ledger = ledger
+        self._memory_budget = memory_budget
         self._on_expiry = on_expiry
         self._suffix = suffix
         self._slots: dict[str, Slot] = {}
@@ -99,14 +100,14 @@ class Registry:
     @property
     def held_frames(self) -> int:
         """How many frames wait for a binary that is slow or absent."""
-        return sum(phone.hold.frames for slot in self._slots.values() for phone in slot.waiting)
+        return sum(phone.pending.frames for slot in self._slots.values() for phone in slot.waiting)
 
     def claim(self, server_id: str, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` if it is free or in grace."""
         slot = self._slots.get(server_id)
         reclaimed = slot is not None
         if slot is None:
-            slot = self._slots[server_id] = Slot(server_id, self._limits, self._ledger)
+            slot = self._slots[server_id] = Slot(server_id, self._limits, self._memory_budget)
         elif slot.binary is not None:
             return Conflict(slot.binary)
         else:

@@ -10,7 +10,8 @@ from typing import Generic, TypeVar, cast
 from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.registry.queues import Account, NoOutbox
+from pyrycode_relay.registry.memory_budget import QueueGroup
+from pyrycode_relay.registry.queues import NoOutbox
 from pyrycode_relay.tally import LegTally
 from pyrycode_relay.websocket.autobahn import (
     AutobahnAdapter,
@@ -27,13 +28,13 @@ Connection_co = TypeVar("Connection_co", bound=AutobahnAdapter, covariant=True)
 class Environment:
     """What the connections of one endpoint share.
 
-    ``clock`` runs all their timers, ``account`` bounds their queues together, ``random`` spreads
+    ``clock`` runs all their timers, ``group`` bounds their queues together, ``random`` spreads
     their heartbeats, ``poller`` serves their sockets, ``tally`` counts.
     """
 
     clock: IReactorTime
     limits: Limits
-    account: Account
+    group: QueueGroup
     max_message_bytes: int
     """Largest message that a peer may send."""
     random: Random
@@ -51,8 +52,8 @@ class RelayFactory(AutobahnFactory, Generic[Connection_co]):
         self.clock = environment.clock
         self.seconds = environment.clock.seconds
         self.limits = environment.limits
-        self.account = environment.account
-        self.no_outbox = NoOutbox(self.limits.outbox_bytes, self.account, None)
+        self.group = environment.group
+        self.no_outbox = NoOutbox(self.limits.outbox_bytes, self.group, None)
         """The outbox of every connection that has not queued anything."""
         self.random = environment.random
         self.poller = environment.poller

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from pyrycode_relay.limits import ITEM_COST
 from pyrycode_relay.protocol.close_codes import Close, EndCause
-from pyrycode_relay.registry.queues import Frame, Outbox
+from pyrycode_relay.registry.queues import Outbox, Payload
 from pyrycode_relay.websocket.factory import RelayFactory
 from pyrycode_relay.websocket.frames import text_header
 from pyrycode_relay.websocket.liveness import WatchedProtocol
@@ -51,7 +51,7 @@ class SendingProtocol(WatchedProtocol):
         self.writable = True
         self.outbox: Outbox = factory.no_outbox
         self._owed_pong: bytes | None = None
-        self._out: list[Frame] | None = None
+        self._out: list[Payload] | None = None
         self._out_size = 0
         self._out_payload = 0
         self._plain: Connection | None = None
@@ -91,7 +91,7 @@ class SendingProtocol(WatchedProtocol):
 
     # Writing
 
-    def send(self, *parts: Frame) -> None:
+    def send(self, *parts: Payload) -> None:
         """Write one TEXT message, given in parts, while the connection is ``writable``.
 
         Autobahn's ``sendMessage`` would apply the limit for received messages, so that a frame at
@@ -107,7 +107,7 @@ class SendingProtocol(WatchedProtocol):
         """Write a control frame, in its place between messages."""
         self._gather(len(data), data)
 
-    def _gather(self, size: int, *parts: Frame) -> None:
+    def _gather(self, size: int, *parts: Payload) -> None:
         """Write ``parts``, about ``size`` bytes, with what else this batch writes to the peer.
 
         A transport that has something to write already gathers by itself.
@@ -184,7 +184,7 @@ class SendingProtocol(WatchedProtocol):
         self._direct = can_write_past(plain)
         return not self._direct
 
-    def deliver(self, frame: Frame) -> bool:
+    def deliver(self, frame: Payload) -> bool:
         """Send a frame as a message of its own, now or after what is queued.
 
         Return False, after closing the connection, if that would exceed the outbox's budget.
@@ -207,8 +207,8 @@ class SendingProtocol(WatchedProtocol):
     def _own_outbox(self) -> Outbox:
         """Return the connection's outbox; it is made when something first goes into it."""
         if self.outbox is self.factory.no_outbox:
-            budget, account = self._limits.outbox_bytes, self.factory.account
-            self.outbox = Outbox(budget, account, self.backlog_full)
+            budget, group = self._limits.outbox_bytes, self.factory.group
+            self.outbox = Outbox(budget, group, self.backlog_full)
         return self.outbox
 
     def close_when_drained(self, cause: EndCause) -> None:

@@ -306,12 +306,12 @@ class Relay:
     @property
     def queued(self) -> int:
         """Bytes in all queues."""
-        return self.service.exchange.ledger.total
+        return self.service.context.memory_budget.total
 
     @property
     def queued_at_most(self) -> int:
         """The most bytes that were ever in all queues."""
-        return self.service.exchange.ledger.highest
+        return self.service.context.memory_budget.highest
 
     def dial(self, receive_buffer: int = 0, unix: bool = False) -> Peer:
         """Return a connected peer that has sent nothing yet; belongs into a thread."""

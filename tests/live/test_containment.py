@@ -79,7 +79,7 @@ class Containment(RelayCase):
         self.assertEqual(BROKEN, await self.in_thread(binary.closed_with))
         self.assert_traceback()
         self.assertEqual((1, 2), relay.counts())
-        self.assertEqual(1, relay.service.exchange.registry.in_grace)
+        self.assertEqual(1, relay.service.context.registry.in_grace)
         again = await self.binary(relay)
         phone = await self.phone(relay)
         await self.in_thread(round_trip, phone, again, 0)

@@ -89,7 +89,7 @@ class SlowBinaryOverTcp(RelayCase):
                 while True:
                     note(old, stalled.message())
 
-        await self.until(lambda: relay.service.exchange.registry.in_grace == 1, "grace")
+        await self.until(lambda: relay.service.context.registry.in_grace == 1, "grace")
         await self.in_thread(read_what_the_old_one_got)
         new = await self.binary(relay)
         numbers = await self.in_thread(read_until_last, new, len(phones), count - 1)

@@ -209,7 +209,7 @@ class VanishingRequests(RelayCase):
                 await self.in_thread(end, peer)
         await self.until(lambda: not relay.service.site.channels, "the channels' end")
         await self.until(lambda: relay.counts() == (1, 0), "the counts")
-        await self.until(lambda: relay.service.exchange.registry.in_grace == 0, "the grace's end")
+        await self.until(lambda: relay.service.context.registry.in_grace == 0, "the grace's end")
         phone = await self.phone(relay)
         registered = relay.recorder.of(Event.PHONE_REGISTERED)
         self.assertEqual(
@@ -399,7 +399,7 @@ class VanishingBinaries(RelayCase):
 
         await self.in_thread(reset_all)
         await self.until(lambda: relay.counts() == (0, 0), "the counts")
-        await self.until(lambda: relay.service.exchange.registry.in_grace == 0, "the grace's end")
+        await self.until(lambda: relay.service.context.registry.in_grace == 0, "the grace's end")
         self.assertEqual(0, relay.queued)
         self.assertEqual(10, len(relay.recorder.of(Event.PHONE_UNREGISTERED)))
 

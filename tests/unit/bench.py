@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.protocol.close_codes import Close
-from pyrycode_relay.registry.queues import Frame, Ledger
+from pyrycode_relay.protocol.close_codes import Close, EndCause
+from pyrycode_relay.registry.memory_budget import MemoryBudget
+from pyrycode_relay.registry.queues import Payload
 from pyrycode_relay.registry.slot import Phone
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -94,12 +95,18 @@ class Binary:
     def writable(self) -> bool:
         return self.room is None or self.room > 0
 
-    def send(self, *parts: Frame) -> None:
+    def send(self, *parts: Payload) -> None:
         if not self.writable:
             raise AssertionError("sent to a binary that takes no more")
         if self.room is not None:
             self.room -= 1
         self.inbox.append(b"".join(parts))
+
+    def close(self, cause: EndCause, *, flush: bool = True) -> None:
+        raise AssertionError("the registry closes nobody")
+
+    def probe(self, answered: Callable[[bool], None]) -> None:
+        raise AssertionError("the registry probes nobody")
 
 
 class Leg:
@@ -122,12 +129,15 @@ class Leg:
         self.shed += 1
         self.on_shed()
 
-    def deliver(self, frame: Frame) -> bool:
+    def deliver(self, frame: Payload) -> bool:
         self.delivered.append(bytes(memoryview(frame)))
         return True
 
     def close_after_queue(self, close: Close) -> None:
         self.finished.append(close)
+
+    def close(self, cause: EndCause, *, flush: bool = True) -> None:
+        raise AssertionError("the registry closes nobody")
 
 
 def data(phone: Phone, frame: bytes) -> bytes:
@@ -140,6 +150,6 @@ def notice(phone: Phone, code: int) -> bytes:
     return b'{"conn_id":"%s","close_code":%d}' % (phone.conn_id.encode(), code)
 
 
-def endless() -> Ledger:
-    """Return a ledger that sheds nothing."""
-    return Ledger(Limits().memory_budget)
+def endless() -> MemoryBudget:
+    """Return a memory budget that drops nothing."""
+    return MemoryBudget(Limits().memory_budget)

@@ -232,9 +232,9 @@ def families() -> list[Metric]:
     """Return what a relay that serves TLS exports."""
     service = RelayService(MemoryReactorClock(), Settings(("tcp:0",)), [])
     monitored = Monitored(
-        registry=service.exchange.registry,
-        memory_budget=service.exchange.ledger,
-        tally=service.exchange.tally,
+        registry=service.context.registry,
+        memory_budget=service.context.memory_budget,
+        tally=service.context.tally,
         admission=service.admission,
         certificates=cast(Certificates, OneCertificate()),
         state=lambda: "ready",

@@ -225,7 +225,7 @@ class OffenderTests(Cases):
     @cases(
         {
             "module": ("protocol.close_codes", "import pyrycode_relay.websocket.connection"),
-            "name": ("registry.slot", "from pyrycode_relay.endpoints.context import Exchange"),
+            "name": ("registry.slot", "from pyrycode_relay.endpoints.context import RelayContext"),
             "sibling": ("registry.registry", "from pyrycode_relay import service"),
             "relative": ("limits", "from . import service"),
             "relative_name": ("limits", "from .service import RelayService"),
@@ -298,7 +298,11 @@ class OffenderTests(Cases):
     @cases(
         {
             "down": (upward, "service", "from pyrycode_relay import __version__"),
-            "beside": (upward, "registry.slot", "from pyrycode_relay.registry.queues import Hold"),
+            "beside": (
+                upward,
+                "registry.slot",
+                "from pyrycode_relay.registry.queues import PendingFrames",
+            ),
             "msgspec": (
                 foreign,
                 "protocol.envelope",

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "monitoring.status": "wire/test_metrics",
     "probe.command": "system/test_probe",
     "probe.conversation": "system/test_probe",
+    "registry.legs": "wire/test_claims",
     "service": "wire/test_drain",
     "tls.connection": "wire/test_tls",
     "tap": "system/test_command_line",

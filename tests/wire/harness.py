@@ -626,7 +626,7 @@ class Relay:
     @property
     def counts(self) -> tuple[int, int, int]:
         """How many binaries are connected, how many in grace, and how many phones."""
-        registry = self.service.exchange.registry
+        registry = self.service.context.registry
         return registry.binaries, registry.in_grace, registry.phones
 
     def connections(self) -> list[RelayProtocol]:
@@ -644,7 +644,7 @@ class Relay:
     @property
     def queued(self) -> int:
         """How many bytes all queues together hold."""
-        return self.service.exchange.ledger.total
+        return self.service.context.memory_budget.total
 
 
 def binary_headers(server_id: str = "home") -> list[tuple[bytes, bytes]]:

@@ -607,7 +607,7 @@ class MemoryBudgetTest(WireTest):
                     binary.forward(phone, text_of(30_000))
                     self.assertLessEqual(self.relay.queued, 400_000)
         self.assertEqual(self.relay.counts[0], 6, "no daemon is lost")
-        self.assertLessEqual(self.relay.service.exchange.ledger.highest, 400_000 + 30_064)
+        self.assertLessEqual(self.relay.service.context.memory_budget.highest, 400_000 + 30_064)
 
     def stalled(self, server_id: str, size: int) -> Binary:
         """Return a daemon that reads nothing, with one frame of ``size`` bytes on its way to it."""
@@ -630,7 +630,7 @@ class MemoryBudgetTest(WireTest):
             each.resume_reading()
         self.assertEqual(large.closed, (1011, "binary backlog full"))
         self.assertEqual([small.closed, last.closed, phone.closed], [None] * 3)
-        self.assertEqual(self.relay.service.exchange.ledger.shed, 1)
+        self.assertEqual(self.relay.service.context.memory_budget.shed, 1)
         (fields,) = [
             each for each in self.relay.seen.of(Event.BINARY_CLOSED) if each["close_code"] == 1011
         ]
@@ -688,7 +688,7 @@ class MemoryBudgetTest(WireTest):
         binary.stop_reading()
         talker.text(text_of(100_000))
         talker.text(text_of(100_000))
-        self.assertEqual(self.relay.service.exchange.ledger.shed, 1)
+        self.assertEqual(self.relay.service.context.memory_budget.shed, 1)
         binary.resume_reading()
         self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 

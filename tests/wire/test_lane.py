@@ -136,7 +136,7 @@ class Outcome:
 
     def __init__(self, relay: Relay, sender: str, pieces: list[bytes]) -> None:
         suffixes = itertools.count()
-        relay.service.exchange.registry._suffix = lambda: f"{next(suffixes):08x}"
+        relay.service.context.registry._suffix = lambda: f"{next(suffixes):08x}"
         relay.start()
         binary = relay.request(upgrade_request(b"/v1/server", binary_headers()))
         phone = relay.request(upgrade_request(b"/v1/client", phone_headers()))

@@ -537,9 +537,9 @@ class CertificateTests(MetricsCase):
                 return {"relay.example": 1_800_000_000.0, "b.example": 1_900_000_000.0}
 
         monitored = Monitored(
-            registry=service.exchange.registry,
-            memory_budget=service.exchange.ledger,
-            tally=service.exchange.tally,
+            registry=service.context.registry,
+            memory_budget=service.context.memory_budget,
+            tally=service.context.tally,
             admission=Admission(Limits(), Capacity(9, 9, 9, 0, 9), Clock().seconds),
             certificates=Certificates(),  # type: ignore[arg-type]
             state=lambda: "ready",

@@ -35,7 +35,7 @@ class CostTests(Cases):
             MemoryReactorClock(), Settings(("tcp:0",), admin_listen="127.0.0.1:0"), []
         )
         empty = self.cost(service)
-        registry = service.exchange.registry
+        registry = service.context.registry
         for number in range(BINARIES):
             claimed = registry.claim(f"server-{number}", Binary())
             assert isinstance(claimed, Claimed)

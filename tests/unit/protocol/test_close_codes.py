@@ -151,7 +151,7 @@ class DirectiveTests(Cases):
     @cases({str(code): (code,) for code in (1000, 1001, 1011, 1014, 3000, 4401, 4421, 4426, 4999)})
     def test_legal(self, code: int) -> None:
         """A legal code closes the phone with that very code and no reason."""
-        self.assertEqual(close_codes.directed(code), (code, ""))
+        self.assertEqual(close_codes.for_directive(code), (code, ""))
 
     @cases(
         {
@@ -161,7 +161,7 @@ class DirectiveTests(Cases):
     )
     def test_illegal(self, code: int) -> None:
         """A code that may not stand in a close frame closes the phone with 1000."""
-        self.assertEqual(close_codes.directed(code), (1000, ""))
+        self.assertEqual(close_codes.for_directive(code), (1000, ""))
 
     def test_range(self) -> None:
         """A directive's code is a 16-bit number, and not 0."""
@@ -171,4 +171,4 @@ class DirectiveTests(Cases):
     @given(st.integers(1, 65535))
     def test_every_code(self, code: int) -> None:
         """Every code a binary may name leads to a legal close: itself if it can, else 1000."""
-        self.assertEqual(close_codes.directed(code), (code if legal(code) else 1000, ""))
+        self.assertEqual(close_codes.for_directive(code), (code if legal(code) else 1000, ""))

@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 
 from pyrycode_relay.limits import ITEM_COST, Limits, OnReclaim
-from pyrycode_relay.protocol.close_codes import Close, Refusal, directed
-from pyrycode_relay.registry.queues import Frame, Ledger, Outbox
+from pyrycode_relay.protocol.close_codes import Close, Refusal, for_directive
+from pyrycode_relay.registry.memory_budget import MemoryBudget
+from pyrycode_relay.registry.queues import Outbox, Payload
 from pyrycode_relay.registry.registry import Claim, Claimed, Conflict, Registered, Registry
 from pyrycode_relay.registry.slot import Phone, Slot
 from tests.unit.bench import Binary, Cases, Leg, cases, data, endless, examples, notice
@@ -37,23 +38,23 @@ class RegistryCase(Cases):
     def registry(self, policy: OnReclaim = EVICT, **limits: float) -> Registry:
         """Return a registry; what expires goes to ``self.expired``."""
         self.clock = Clock()
-        self.ledger = endless()
+        self.memory_budget = endless()
         self.expired: list[tuple[Slot, list[Phone]]] = []
         return Registry(
             self.clock,
             Limits(on_reclaim=policy, **limits),  # type: ignore[arg-type]
-            self.ledger,
+            self.memory_budget,
             lambda slot, phones: self.expired.append((slot, phones)),
         )
 
     def claim(self, registry: Registry, binary: Binary, server_id: str = "home") -> Claimed:
-        """Claim a server-id, which has to succeed."""
+        """Claim a server-id, which has to replace."""
         outcome = registry.claim(server_id, binary)
         assert isinstance(outcome, Claimed), outcome
         return outcome
 
     def register(self, registry: Registry, server_id: str = "home") -> Phone:
-        """Register a phone, which has to succeed."""
+        """Register a phone, which has to replace."""
         outcome = registry.register(server_id, Leg())
         assert isinstance(outcome, Registered), outcome
         return outcome.phone
@@ -188,7 +189,7 @@ class ExpiryTests(RegistryCase):
         self.clock.advance(0.001)
         self.assertEqual(self.expired, [(slot, phones)])
         self.assertEqual((registry.binaries, registry.in_grace, registry.phones), (0, 0, 0))
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
         self.assertIs(registry.register("home", Leg()), Refusal.NO_SERVER)
 
     def test_told_afterwards(self) -> None:
@@ -250,7 +251,7 @@ class ExpiryTests(RegistryCase):
         registry.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual((registry.binaries, registry.in_grace, registry.phones), (0, 0, 0))
-        self.assertEqual((self.expired, self.ledger.total), ([], 0))
+        self.assertEqual((self.expired, self.memory_budget.total), ([], 0))
 
 
 class PlaceTests(RegistryCase):
@@ -383,7 +384,7 @@ class HeldBinary(Binary):
         self.slot: Slot | None = None
         self._arrived = arrived
 
-    def send(self, *parts: Frame) -> None:
+    def send(self, *parts: Payload) -> None:
         super().send(*parts)
         self._arrived(self)
 
@@ -399,7 +400,9 @@ class Caller(Leg):
         """The binary that was handed this phone."""
         self.here = True
         self.takes = True
-        self.outbox = Outbox(10_000, history.ledger.phones, lambda: history.shed(self, held=False))
+        self.outbox = Outbox(
+            10_000, history.memory_budget.phones, lambda: history.shed(self, held=False)
+        )
         self.due: deque[tuple[bytes, int]] = deque()
         """What its binary is still to be sent, each with its cost."""
         self.sent_to_it: list[bytes] = []
@@ -416,7 +419,7 @@ class Caller(Leg):
     def backlog_full(self) -> None:
         self.history.shed(self, held=True)
 
-    def deliver(self, frame: Frame) -> bool:
+    def deliver(self, frame: Payload) -> bool:
         if self.takes and not self.outbox:
             self.delivered.append(bytes(memoryview(frame)))
         else:
@@ -456,18 +459,18 @@ class History(RuleBasedStateMachine):
     """Any history of one registry; the subclasses set the policy and the budget."""
 
     policy: OnReclaim
-    memory_budget = 10**9
+    bytes_for_all = 10**9
 
     @initialize()
     def begin(self) -> None:
         self.clock = Clock()
-        self.ledger = Ledger(self.memory_budget)
+        self.memory_budget = MemoryBudget(self.bytes_for_all)
         limits = Limits(on_reclaim=self.policy, hold_bytes=HOLD, max_phones=MAX_PHONES)
         numbers = itertools.count()
         self.registry = Registry(
             self.clock,
             limits,
-            self.ledger,
+            self.memory_budget,
             self.expired,
             # Each is offered twice running, so that some are in use.
             suffix=lambda: f"{next(numbers) // 2:08x}",
@@ -593,8 +596,8 @@ class History(RuleBasedStateMachine):
         """A binary has one of its phones closed, after what it has sent to it."""
         caller = self.pick(self.answerable(), which)
         phone = self.found(caller)
-        phone.directed = True
-        phone.leg.close_after_queue(directed(code))
+        phone.close_requested = True
+        phone.leg.close_after_queue(for_directive(code))
 
     @precondition(lambda self: self.callers())
     @rule(which=picks)
@@ -658,7 +661,7 @@ class History(RuleBasedStateMachine):
         place.here.remove(caller)
         self.part(caller)
         holder = place.holder
-        if caller.phone.directed:
+        if caller.phone.close_requested:
             owed = False
         elif holder is None:
             owed = self.policy is KEEP
@@ -680,12 +683,14 @@ class History(RuleBasedStateMachine):
         """Forget what little memory has cost of phones that have gone, and return all places."""
         for place in self.places.values():
             lost = [c for c in place.left if not place.slot.knows(c.phone.conn_id)]
-            assert not lost or self.ledger.shed, "what a phone left behind was lost without need"
+            assert not lost or self.memory_budget.shed, (
+                "what a phone left behind was lost without need"
+            )
             place.left[:] = [c for c in place.left if c not in lost]
             for caller in place.left:
-                hold = caller.phone.hold
+                hold = caller.phone.pending
                 if hold.cost - hold.overhead != caller.cost:
-                    assert self.ledger.shed, "frames left behind were lost without need"
+                    assert self.memory_budget.shed, "frames left behind were lost without need"
                     caller.due = deque([caller.due[-1]])
         return [*self.places.values()]
 
@@ -736,7 +741,7 @@ class History(RuleBasedStateMachine):
 
     def talkers(self) -> list[Caller]:
         """Return the phones of which a message could come in."""
-        return [c for c in self.callers() if c.reading and not c.phone.directed]
+        return [c for c in self.callers() if c.reading and not c.phone.close_requested]
 
     def answerable(self) -> list[Caller]:
         """Return the phones that a binary can address."""
@@ -744,7 +749,7 @@ class History(RuleBasedStateMachine):
             caller
             for place in self.places.values()
             for caller in place.here
-            if place.holder is not None and not caller.phone.directed
+            if place.holder is not None and not caller.phone.close_requested
         ]
 
     def found(self, caller: Caller) -> Phone:
@@ -788,12 +793,12 @@ class History(RuleBasedStateMachine):
     @invariant()
     def every_byte_is_accounted_for(self) -> None:
         waiting = sum(
-            caller.cost + caller.phone.hold.overhead
+            caller.cost + caller.phone.pending.overhead
             for place in self.settled()
             for caller in (*place.here, *place.left)
         )
-        assert self.ledger.total == waiting + sum(c.outbox.cost for c in self.callers())
-        assert self.ledger.total <= self.memory_budget
+        assert self.memory_budget.total == waiting + sum(c.outbox.cost for c in self.callers())
+        assert self.memory_budget.total <= self.bytes_for_all
 
     @invariant()
     def answers_come_in_order(self) -> None:
@@ -811,7 +816,7 @@ class History(RuleBasedStateMachine):
         self.clock.advance(GRACE)
         assert (self.registry.binaries, self.registry.in_grace, self.registry.phones) == (0, 0, 0)
         assert self.places == {}
-        assert self.ledger.total == 0
+        assert self.memory_budget.total == 0
         assert self.clock.getDelayedCalls() == []
 
 
@@ -825,12 +830,12 @@ class KeepHistory(History):
 
 class TightEvictHistory(History):
     policy = EVICT
-    memory_budget = 1900
+    bytes_for_all = 1900
 
 
 class TightKeepHistory(History):
     policy = KEEP
-    memory_budget = 1900
+    bytes_for_all = 1900
 
 
 class HistoryTests(Cases):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyrycode_relay.limits import ITEM_COST, Limits, OnReclaim
-from pyrycode_relay.registry.queues import Ledger
+from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.slot import Phone, Slot
 from tests.unit.bench import Binary, Cases, Leg, cases, data, endless, notice
 
@@ -20,12 +20,12 @@ class SlotCase(Cases):
         policy: OnReclaim = EVICT,
         hold_bytes: int = 1000,
         max_phones: int = 16,
-        ledger: Ledger | None = None,
+        memory_budget: MemoryBudget | None = None,
     ) -> Slot:
         """Return a slot that nobody holds."""
         limits = Limits(on_reclaim=policy, hold_bytes=hold_bytes, max_phones=max_phones)
-        self.ledger = ledger or endless()
-        return Slot("home", limits, self.ledger)
+        self.memory_budget = memory_budget or endless()
+        return Slot("home", limits, self.memory_budget)
 
     def phone(self, slot: Slot, suffix: str = "00000001") -> Phone:
         """Give a phone a place; its leg gives it up when it is told of its backlog."""
@@ -51,7 +51,7 @@ class SendingTests(SlotCase):
             binary.inbox,
             [b'{"conn_id":"client-home-00000001","frame":{ "b":1,"a" : 1e999 }}'],
         )
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     def test_held_for_a_slow_binary(self) -> None:
         """What a binary does not take is held, and comes in order when it takes more."""
@@ -127,14 +127,14 @@ class SendingTests(SlotCase):
         binary.room = 2
         slot.drain()
         self.assertEqual(len(binary.inbox), 2)
-        self.assertEqual(self.ledger.total, 1 + ITEM_COST)
+        self.assertEqual(self.memory_budget.total, 1 + ITEM_COST)
 
     def test_drain_without_a_binary(self) -> None:
         """Without a binary nothing goes out."""
         slot = self.slot()
         self.phone(slot).send(b"1")
         slot.drain()
-        self.assertEqual(self.ledger.total, 1 + ITEM_COST)
+        self.assertEqual(self.memory_budget.total, 1 + ITEM_COST)
 
 
 class ReadingTests(SlotCase):
@@ -200,7 +200,7 @@ class NoticeTests(SlotCase):
         binary.room = None
         slot.drain()
         self.assertEqual(binary.inbox, [data(phone, b"1"), notice(phone, GONE)])
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     @cases(POLICIES)
     def test_notice_overtakes_nothing(self, policy: OnReclaim) -> None:
@@ -232,10 +232,10 @@ class NoticeTests(SlotCase):
         slot, binary = self.slot(policy), Binary()
         slot.attach(binary)
         phone = self.phone(slot)
-        phone.directed = True
+        phone.close_requested = True
         slot.remove(phone, 4401)
         self.assertEqual(binary.inbox, [])
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     def test_in_grace_with_evict(self) -> None:
         """A phone that goes in grace leaves nothing: the next binary never knew of it."""
@@ -245,7 +245,7 @@ class NoticeTests(SlotCase):
         slot.detach()
         phone.send(b"1")
         slot.remove(phone, GONE)
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
         binary = Binary("new")
         slot.attach(binary)
         slot.drain()
@@ -272,7 +272,7 @@ class NoticeTests(SlotCase):
         phone.send(b"1")
         slot.remove(phone, GONE)
         slot.detach()
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
         binary = Binary("new")
         slot.attach(binary)
         slot.drain()
@@ -319,7 +319,7 @@ class ReclaimTests(SlotCase):
         self.assertEqual(slot.phones, {})
         self.assertTrue(all(phone.gone for phone in phones))
         self.assertEqual(binary.inbox, [])
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     def test_keep(self) -> None:
         """With keep the phones stay, and the next binary gets their frames and their notices."""
@@ -355,7 +355,7 @@ class ReclaimTests(SlotCase):
         goes.send(b"2")
         slot.remove(goes, GONE)
         self.assertEqual(slot.clear(), [stays])
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
         self.assertFalse(slot.knows(stays.conn_id) or slot.knows(goes.conn_id))
         binary.room = None
         slot.drain()
@@ -385,14 +385,14 @@ class BoundTests(SlotCase):
         phones = self.leave_behind(slot, 100, frames=2)
         notices = [notice(phone, GONE) for phone in phones]
         self.assertLessEqual(
-            self.ledger.total - sum(phone.hold.overhead for phone in phones),
+            self.memory_budget.total - sum(phone.pending.overhead for phone in phones),
             500 * 2 + sum(len(each) + ITEM_COST for each in notices),
         )
         binary.room = None
         slot.drain()
         told = [each for each in binary.inbox if b"close_code" in each]
         self.assertEqual(sorted(told), notices)
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     @cases(POLICIES)
     def test_bound_is_given_back(self, policy: OnReclaim) -> None:
@@ -402,12 +402,12 @@ class BoundTests(SlotCase):
         rounds = []
         for _ in range(3):
             self.leave_behind(slot, 20, frames=2)
-            rounds.append(self.ledger.total)
+            rounds.append(self.memory_budget.total)
             binary.room = None
             slot.drain()
             binary.room = 0
         self.assertEqual(len(set(rounds)), 1, rounds)
-        self.assertEqual(self.ledger.total, 0)
+        self.assertEqual(self.memory_budget.total, 0)
 
     @cases(POLICIES)
     def test_none_is_dropped_within_the_bound(self, policy: OnReclaim) -> None:
@@ -429,21 +429,27 @@ class SheddingTests(SlotCase):
 
         Its frames are dropped; the binary hears that it has gone.
         """
-        slot, binary = self.slot(ledger=Ledger(1000), hold_bytes=10_000), Binary(room=0)
+        slot, binary = (
+            self.slot(memory_budget=MemoryBudget(1000), hold_bytes=10_000),
+            Binary(room=0),
+        )
         slot.attach(binary)
         loud, quiet = self.phone(slot), self.phone(slot, "00000002")
         legs = self.leg(loud), self.leg(quiet)
         loud.send(b"1" * 800)
         quiet.send(b"9" * 100)
         self.assertEqual([leg.shed for leg in legs], [1, 0])
-        self.assertLessEqual(self.ledger.total, 1000)
+        self.assertLessEqual(self.memory_budget.total, 1000)
         binary.room = None
         slot.drain()
         self.assertEqual(binary.inbox, [data(quiet, b"9" * 100), notice(loud, 1011)])
 
     def test_oneself(self) -> None:
         """The phone whose frame was too much may be the one that goes."""
-        slot, binary = self.slot(ledger=Ledger(1000), hold_bytes=10_000), Binary(room=0)
+        slot, binary = (
+            self.slot(memory_budget=MemoryBudget(1000), hold_bytes=10_000),
+            Binary(room=0),
+        )
         slot.attach(binary)
         phone = self.phone(slot)
         leg = self.leg(phone)
@@ -459,7 +465,10 @@ class SheddingTests(SlotCase):
 
         The frames, that is: the binary has to hear that the phone is gone.
         """
-        slot, binary = self.slot(policy, ledger=Ledger(3300), hold_bytes=10_000), Binary(room=0)
+        slot, binary = (
+            self.slot(policy, memory_budget=MemoryBudget(3300), hold_bytes=10_000),
+            Binary(room=0),
+        )
         slot.attach(binary)
         gone, stays = self.phone(slot), self.phone(slot, "00000002")
         legs = self.leg(gone), self.leg(stays)
@@ -467,11 +476,11 @@ class SheddingTests(SlotCase):
         slot.remove(gone, GONE)
         stays.send(b"2" * 200)
         self.assertEqual([leg.shed for leg in legs], [0, 0])
-        self.assertEqual(self.ledger.shed, 0)
+        self.assertEqual(self.memory_budget.shed, 0)
         stays.send(b"3" * 200)
         self.assertEqual([leg.shed for leg in legs], [0, 0])
-        self.assertEqual(self.ledger.shed, 1)
-        self.assertLessEqual(self.ledger.total, 3300)
+        self.assertEqual(self.memory_budget.shed, 1)
+        self.assertLessEqual(self.memory_budget.total, 3300)
         binary.room = None
         slot.drain()
         self.assertCountEqual(
@@ -483,7 +492,7 @@ class SheddingTests(SlotCase):
     def test_small_queues(self, policy: OnReclaim) -> None:
         """Shedding works where a notice is larger than what it stands for, over and over."""
         for budget in (100, 130, 200, 260, 400, 700, 900, 1500, 1700, 2500):
-            slot, binary = self.slot(policy, ledger=Ledger(budget)), Binary()
+            slot, binary = self.slot(policy, memory_budget=MemoryBudget(budget)), Binary()
             slot.attach(binary)
             for _ in range(10):
                 binary.room = 0
@@ -493,8 +502,8 @@ class SheddingTests(SlotCase):
                 for phone in phones:
                     if not phone.gone:
                         slot.remove(phone, GONE)
-                    self.assertLessEqual(self.ledger.total, budget)
+                    self.assertLessEqual(self.memory_budget.total, budget)
                 binary.room = None
                 slot.drain()
-                self.assertEqual(self.ledger.total, 0)
+                self.assertEqual(self.memory_budget.total, 0)
                 self.assertFalse(any(slot.knows(phone.conn_id) for phone in phones))

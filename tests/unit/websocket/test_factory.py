@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 from pyrycode_relay.limits import Limits
-from pyrycode_relay.registry.queues import Ledger
+from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.tally import LegTally
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import Environment, RelayFactory
@@ -29,7 +29,7 @@ def factory() -> RelayFactory[RelayProtocol]:
     environment = Environment(
         clock=clock,
         limits=Limits(),
-        account=Ledger(1).phones,
+        group=MemoryBudget(1).phones,
         max_message_bytes=1000,
         random=Random(1),
         poller=Poller(MemoryReactorClock()),

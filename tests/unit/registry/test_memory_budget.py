@@ -1,0 +1,197 @@
+"""The memory budget: what counts, and who goes when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.registry.memory_budget import MemoryBudget, QueueGroup
+from pyrycode_relay.registry.queues import Outbox, PendingFrames
+from tests.unit.bench import Cases, examples
+
+BYE = Close(4401, "")
+
+
+def nothing() -> None:
+    """Do nothing when shed."""
+
+
+class MemoryBudgetTests(Cases):
+    def outbox(self, group: QueueGroup, log: list[str], name: str) -> Outbox:
+        """Return an outbox that is emptied, and noted in ``log``, when it is shed."""
+
+        def shed() -> None:
+            log.append(name)
+            outbox.clear()
+
+        outbox = Outbox(10_000, group, shed)
+        return outbox
+
+    def test_largest(self) -> None:
+        """Over the budget the largest queue goes, whoever added the last item."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        small, large = (
+            self.outbox(memory_budget.phones, log, "small"),
+            self.outbox(memory_budget.phones, log, "large"),
+        )
+        large.push(b"1" * 700)
+        small.push(b"2" * 172)
+        self.assertEqual((log, memory_budget.total), ([], 1000))
+        small.push(b"")
+        self.assertEqual((log, memory_budget.total), (["large"], 300))
+        self.assertEqual(memory_budget.shed, 1)
+
+    def test_being_written_can_be_too_much(self) -> None:
+        """What is being written counts among all queues too."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        self.outbox(memory_budget.phones, log, "only").writing(1000)
+        self.assertEqual((log, memory_budget.total), (["only"], 0))
+
+    def test_kinds_are_compared(self) -> None:
+        """Outboxes and holds share one budget."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        hold = PendingFrames(10_000, memory_budget.phones, nothing)
+        self.outbox(memory_budget.phones, log, "outbox").push(b"1" * 600)
+        hold.push(b"2" * 500)
+        self.assertEqual((log, memory_budget.total), (["outbox"], 564))
+
+    def test_of_the_kind_that_takes_the_most(self) -> None:
+        """Slow binaries are shed for slow binaries, and phones for phones."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        binaries = [self.outbox(memory_budget.binaries, log, f"b{each}") for each in range(2)]
+        phones = [self.outbox(memory_budget.phones, log, f"p{each}") for each in range(3)]
+        binaries[0].writing(336)
+        for queue, size in zip(phones, (236, 186, 86), strict=True):
+            queue.writing(size)
+        self.assertEqual((log, memory_budget.total), (["p0"], 800), "though b0 takes more")
+        binaries[1].writing(186)
+        self.assertEqual((log, memory_budget.total), (["p0", "b0"], 650))
+        self.assertEqual((memory_budget.phones.total, memory_budget.binaries.total), (400, 250))
+
+    def test_only_one_kind_can_be_shed(self) -> None:
+        """Where nothing of the larger kind can go, what can goes."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        Outbox(10_000, memory_budget.binaries, None).writing(836)
+        self.outbox(memory_budget.phones, log, "phone").writing(100)
+        self.assertEqual((log, memory_budget.total), (["phone"], 900))
+
+    def test_until_it_fits(self) -> None:
+        """As many go as have to, the largest first."""
+        memory_budget = MemoryBudget(3000)
+        log: list[str] = []
+        queues = [self.outbox(memory_budget.phones, log, str(size)) for size in range(5)]
+        for size, queue in enumerate(queues):
+            queue.push(b"1" * 100 * size)
+        memory_budget.budget = 600
+        queues[0].push(b"")
+        self.assertEqual(log, ["4", "3"])
+        self.assertEqual(memory_budget.total, 556)
+
+    def test_nobody_listens(self) -> None:
+        """The budget holds though whoever is shed does nothing about it."""
+        memory_budget = MemoryBudget(1000)
+        outbox, hold = (
+            Outbox(10_000, memory_budget.phones, nothing),
+            PendingFrames(10_000, memory_budget.phones, nothing),
+        )
+        outbox.push(b"1" * 600)
+        hold.push(b"2" * 700)
+        self.assertFalse(hold)
+        self.assertEqual(memory_budget.total, 664)
+        self.assertEqual(memory_budget.shed, 1)
+
+    def test_shed_leaves_something(self) -> None:
+        """Whoever is shed may queue something smaller in place of what was there."""
+        memory_budget = MemoryBudget(1000)
+        hold: PendingFrames
+
+        def shed() -> None:
+            hold.clear()
+            hold.add_close_notice(b"bye", 0)
+
+        hold = PendingFrames(10_000, memory_budget.phones, shed)
+        hold.push(b"1" * 2000)
+        self.assertEqual((hold.pop(), hold.close_notice), (None, b"bye"))
+        self.assertEqual(memory_budget.total, 67)
+
+    def test_retired_queue_goes_no_more(self) -> None:
+        """A queue that is retired is nobody's to close any more."""
+        memory_budget = MemoryBudget(1000)
+        log: list[str] = []
+        old, new = (self.outbox(memory_budget.phones, log, each) for each in ("old", "new"))
+        old.push(b"1" * 800)
+        old.retire()
+        new.push(b"1" * 2000)
+        self.assertEqual((log, memory_budget.total), (["new"], 0))
+
+    def test_highest(self) -> None:
+        """The budget remembers the largest sum."""
+        memory_budget = MemoryBudget(1000)
+        outbox = Outbox(10_000, memory_budget.phones, nothing)
+        outbox.push(b"1" * 236)
+        outbox.clear()
+        outbox.push(b"")
+        self.assertEqual((memory_budget.highest, memory_budget.total), (300, 64))
+
+    @examples(150)
+    @given(
+        st.integers(100, 3000),
+        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 600)), max_size=60),
+    )
+    def test_any_use(self, budget: int, uses: list[tuple[int, int, int]]) -> None:
+        """However queues are used, the total is their sum, within the budget, and 0 at the end.
+
+        Each time it is the largest of its kind that is shed, and the kind takes no less than the
+        other.
+        """
+        memory_budget = MemoryBudget(budget)
+        queues: list[Outbox | PendingFrames] = []
+
+        def costs(group: QueueGroup) -> list[int]:
+            return [each.cost for each in queues if each.group is group]
+
+        def shed(number: int) -> Callable[[], None]:
+            def run() -> None:
+                mine = costs(queues[number].group)
+                self.assertEqual(queues[number].cost, max(mine))
+                self.assertGreaterEqual(2 * sum(mine), memory_budget.total)
+                queues[number].clear()
+
+            return run
+
+        for number in range(5):
+            kind = Outbox if number < 3 else PendingFrames
+            group = memory_budget.binaries if number % 2 else memory_budget.phones
+            queues.append(kind(10_000, group, shed(number)))
+        for action, number, size in uses:
+            queue = queues[number]
+            if action <= 4:
+                queue.push(b"1" * size)
+            elif action == 5:
+                queue.clear()
+            elif (action <= 7 and queue and isinstance(queue, PendingFrames)) or (
+                action == 6 and queue
+            ):
+                queue.pop()
+            elif isinstance(queue, PendingFrames):
+                if queue.close_notice is None:
+                    queue.add_close_notice(b"1" * size, 0)
+            elif action == 8:
+                queue.writing(size)
+            else:
+                queue.written()
+            for group in (memory_budget.phones, memory_budget.binaries):
+                self.assertEqual(group.total, sum(costs(group)))
+            self.assertEqual(memory_budget.total, sum(each.cost for each in queues))
+            self.assertLessEqual(memory_budget.total, budget)
+        for queue in queues:
+            queue.clear()
+        self.assertEqual(memory_budget.total, 0)
