@@ -84,8 +84,18 @@ INTERNALS: Final = (
     *_listed(
         "Twisted",
         "twisted.protocols.tls:TLSMemoryBIOProtocol",
-        "_aborted _checkHandshakeStatus _handshakeDone _lostTLSConnection _reason",
+        "_aborted _checkHandshakeStatus _flushReceiveBIO _flushSendBIO _handshakeDone "
+        "_lostTLSConnection _producer _reason _tlsConnection _tlsShutdownFinished",
         "tls.connection",
+    ),
+    *_listed(
+        "Twisted", "twisted.protocols.tls:_ProducerMembrane", "_producerPaused", "tls.connection"
+    ),
+    *_listed(
+        "Twisted",
+        "twisted.protocols.tls:TLSMemoryBIOProtocol",
+        "_appSendBuffer",
+        "websocket.transports",
     ),
     *_listed(
         "Twisted",

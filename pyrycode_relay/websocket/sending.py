@@ -225,8 +225,12 @@ class SendingProtocol(WatchedProtocol):
             self.close(self.backlog_cause, flush=False)
 
     def pauseProducing(self) -> None:
-        """Stop writing; called by the transport, by TCP with every further write."""
+        """Stop writing; called by the transport, by TCP with every further write.
+
+        TLS writes by itself too, so this may be the first sign that something waits.
+        """
         self.writable = False
+        self._watch_stall()
 
     def resumeProducing(self) -> None:
         """Write again: everything has gone out. Called by the transport."""

@@ -112,9 +112,16 @@ def join_pieces(descriptor: FileDescriptor) -> None:
 
 
 def unsent_bytes(transport: Transport) -> int:
-    """Return how many bytes wait in user space for the kernel to take them."""
+    """Return how many bytes wait in user space for the kernel to take them.
+
+    Over TLS that includes what OpenSSL does not take, as long as the peer leaves a message of
+    its own unfinished.
+    """
     descriptor = descriptor_of(transport)
-    return 0 if descriptor is None else waiting_in(descriptor)
+    blocked = 0
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        blocked = sum(map(len, transport._appSendBuffer))
+    return blocked + (0 if descriptor is None else waiting_in(descriptor))
 
 
 def unacked_bytes(transport: Transport) -> int:
@@ -130,7 +137,7 @@ def unacked_bytes(transport: Transport) -> int:
     in_kernel = bytearray(_INT.size)
     with contextlib.suppress(OSError):
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-    return waiting_in(descriptor) + int(_INT.unpack(in_kernel)[0])
+    return unsent_bytes(transport) + int(_INT.unpack(in_kernel)[0])
 
 
 def can_write_past(descriptor: Connection) -> bool:
@@ -152,11 +159,11 @@ def write_tls(transport: TLSMemoryBIOProtocol, data: bytes) -> bool:
     TLSMemoryBIOProtocol.write(transport, data)
     descriptor = descriptor_of(transport)
     if descriptor is None or not waiting_in(descriptor):
-        return False
+        return bool(transport._appSendBuffer)
     if not descriptor.disconnecting:
         # The result is ignored: the poller finds an error again when it lets this write.
         descriptor.doWrite()
-    return waiting_in(descriptor) > 0
+    return bool(waiting_in(descriptor) or transport._appSendBuffer)
 
 
 def half_close(transport: Transport) -> None:
