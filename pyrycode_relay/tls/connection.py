@@ -1,4 +1,4 @@
-"""A connection's TLS: it bounds the handshake, and reports one that fails."""
+"""A connection's TLS: it bounds the handshake and OpenSSL's own output, and reports failures."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ _MAX_HELLO: Final = 2**14
 """Bytes that a client may send before its handshake is done. Clients send 2 KiB, with
 post-quantum keys. Without this bound, OpenSSL would keep 128 KiB for each."""
 
+_MAX_UNREAD: Final = 2**14
+"""Bytes that OpenSSL may write by itself while the transport is full, or after the close.
+
+OpenSSL answers each key update (TLS 1.3) and each request for renegotiation (TLS 1.2) with some 30
+bytes. Clients send one in many gigabytes, or none."""
+
+_PIECE: Final = 2**15
+"""Bytes that are taken from OpenSSL at once."""
+
 
 class Refusal(Enum):
     """Why the relay refuses a handshake; the value is the reason in the log."""
@@ -34,12 +43,20 @@ class Refusal(Enum):
 
 
 class TLSConnection(BufferingTLSTransport):
-    """A connection's TLS."""
+    """A connection's TLS.
+
+    OpenSSL writes by itself whatever the protocol requires, and no queue accounts for it. A peer
+    that requests such output and does not read it loses the connection.
+    """
 
     factory: TLSFactory
     refused: Refusal | None = None
     """Why the relay refuses the handshake; None if it does not."""
     _unfinished = 0
+    _flushed = 0
+    """Bytes that the last flush passed to the transport."""
+    _unread = 0
+    """Bytes that OpenSSL wrote by itself and `_MAX_UNREAD` bounds."""
 
     def makeConnection(self, transport: ITransport) -> None:
         """Begin."""
@@ -63,6 +80,49 @@ class TLSConnection(BufferingTLSTransport):
             # A session that resumes needs no certificate, so OpenSSL does not refuse it.
             self.abortConnection()  # type: ignore[no-untyped-call]
 
+    def _flushSendBIO(self) -> None:
+        """Pass everything that OpenSSL has written to the transport.
+
+        Twisted would pass one piece, and the rest would pile up in OpenSSL.
+        """
+        self._flushed = 0
+        while True:
+            try:
+                data = self._tlsConnection.bio_read(_PIECE)
+            except SSL.WantReadError:
+                return
+            self._flushed += len(data)
+            self.transport.write(data)  # type: ignore[union-attr]
+            if len(data) < _PIECE:
+                return
+
+    def _flushReceiveBIO(self) -> None:
+        super()._flushReceiveBIO()  # type: ignore[no-untyped-call]
+        # What the application writes is flushed at once, so the last flush was OpenSSL's own.
+        if self._flushed:
+            self._bound_own_output(self._flushed)
+
+    def _bound_own_output(self, size: int) -> None:
+        """Abort the connection if the peer lets OpenSSL's own output pile up.
+
+        As long as the transport is not full, its size bounds that output. Every connection has a
+        producer until it closes.
+        """
+        producer = self._producer
+        if producer is not None and not producer._producerPaused:
+            self._unread = 0
+            return
+        self._unread += size
+        if self._unread > _MAX_UNREAD and not self._aborted:
+            self.abortConnection()  # type: ignore[no-untyped-call]
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        # The error refers to frames, and one of them to the error. This cycle would keep in
+        # memory what waits to be written.
+        if reason is not None:
+            reason.cleanFailure()
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End; report a handshake that was refused or not completed."""
         self.__dict__.pop("dataReceived", None)
@@ -71,6 +131,7 @@ class TLSConnection(BufferingTLSTransport):
         elif not self._handshakeDone:
             self.factory.handshake_failed(self, self._cause())
         super().connectionLost(reason)
+        self._producer = None  # Twisted keeps it, which is a cycle.
 
     def _cause(self) -> str:
         failure = self._reason

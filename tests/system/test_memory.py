@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import ssl
+from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
 from tests.system.harness import (
@@ -12,13 +15,18 @@ from tests.system.harness import (
     BarePeer,
     SystemTestCase,
     binary_fields,
+    dial,
     eventually,
     frame,
+    handshake,
     phone_fields,
 )
 from tests.system.test_status_page import ADMIN, admin_port
+from tests.system.test_tls import NAME, Door, TLSTestCase
+from tests.tls_records import CLIENT_HELLO, HANDSHAKE, TLS12_SUITE, Forger
 
 MEBIBYTE = 2**20
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 ROOM = 8 * MEBIBYTE
 """Bytes that a busy process may take in addition, whatever it keeps."""
@@ -97,3 +105,66 @@ class QueueTests(SystemTestCase):
         growth = self.fill(daemon, conn_id, envelope, 400)
         self.assertEqual(self.waiting, 400 * 65)
         self.assertLess(growth, ROOM)
+
+
+class DeafClient:
+    """A TLS client that is upgraded as a binary, and then reads nothing more."""
+
+    def __init__(self, door: Door, version: ssl.TLSVersion, key_log: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.keylog_filename = str(key_log)
+        context.minimum_version = context.maximum_version = version
+        context.set_ciphers(TLS12_SUITE)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=NAME)
+        self.version = version
+        self.sock = dial(("127.0.0.1", door.port), receive_buffer=4096)
+        arrived = b""
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                arrived += self._exchange()
+        self._tls.write(handshake("/v1/server", binary_fields(f"deaf {version.name}")))
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            self._exchange()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += self._tls.read(65536)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        sent = 1 if version is TLS13 else 2
+        self._forger = Forger(version is TLS13, key_log, arrived, sent)
+
+    def _exchange(self) -> bytes:
+        """Send what TLS has to say, and return what comes."""
+        self.sock.sendall(self._out.read())
+        part = self.sock.recv(65536)
+        assert part, "closed"
+        self._in.write(part)
+        return part
+
+    def request(self) -> bytes:
+        """Return a record that OpenSSL answers by itself."""
+        if self.version is TLS13:
+            return self._forger.key_update()
+        return self._forger.record(HANDSHAKE, CLIENT_HELLO)
+
+
+class TLSOutputTests(TLSTestCase):
+    def test_answers_of_openssl(self) -> None:
+        """Answers to key updates and renegotiation do not pile up for a client that does not read.
+
+        400,000 of them are some 11 MB.
+        """
+        door = self.door()
+        for version in (TLS12, TLS13):
+            with self.subTest(version=version):
+                client = DeafClient(door, version, self.directory / f"keys-{version.name}")
+                self.addCleanup(client.sock.close)
+                before = door.relay.rss()
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(400):
+                        client.sock.sendall(b"".join(client.request() for _ in range(1_000)))
+                self.assertLess(door.relay.peak() - before, 3 * MEBIBYTE)
