@@ -111,13 +111,7 @@ INTERNALS: Final = (
         "Twisted",
         "twisted.internet.endpoints:TCP4ServerEndpoint",
         "_interface",
-        "config.settings",
-    ),
-    *_listed(
-        "Twisted",
-        "twisted.internet.endpoints:TCP4ServerEndpoint",
-        "_interface",
-        "startup_checks",
+        "config.listen",
     ),
     *_listed(
         "autobahn",

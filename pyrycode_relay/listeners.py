@@ -14,7 +14,7 @@ from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pyrycode_relay.config.settings import endpoint_string
+from pyrycode_relay.config.listen import endpoint_string
 from pyrycode_relay.startup_error import StartupError
 
 _bugs = Logger()

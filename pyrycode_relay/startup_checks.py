@@ -11,13 +11,11 @@ import os
 import re
 import resource
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.endpoints import serverFromString
-
-from pyrycode_relay.config.settings import Settings, endpoint_string
+from pyrycode_relay.config.listen import Reach, reach, socket_reach
+from pyrycode_relay.config.settings import Settings
 
 _NET_BIND_SERVICE: Final = 1 << 10
 """The capability to bind ports below 1024; it gives nothing else."""
@@ -41,41 +39,26 @@ def raise_open_files() -> int:
 
 
 def exposed_addresses(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong, in production, with the addresses that plain WebSockets are served on.
+    """Yield the problems of production with the addresses that serve plain WebSockets.
 
-    Sockets that are handed over by a service manager can be looked at only once they are open:
-    `exposed_socket`.
+    An address whose reach is unknown is checked once its socket is open: `exposed_socket`.
     """
     for address in settings.insecure_listen:
-        if _is_encrypted(address):
-            continue
-        endpoint = serverFromString(None, endpoint_string(address))
-        interface = getattr(endpoint, "_interface", None)
-        if interface is not None and not _is_loopback(interface):
+        if not _is_encrypted(address) and reach(address) is Reach.NETWORK:
             yield _exposed(address)
 
 
 def exposed_socket(address: str, host: Any) -> Iterator[str]:
-    """Yield what is wrong, in production, with a listener that is open.
+    """Yield the problem of production with an open listener, if there is one.
 
-    ``address`` is its address as it was given, ``host`` where it listens, as Twisted says it.
-    UNIX sockets are never exposed: this machine's permissions are their guard.
+    ``address`` is the address as it was given, ``host`` the one that Twisted reports.
     """
-    interface = getattr(host, "host", None)
-    if interface is not None and not _is_encrypted(address) and not _is_loopback(interface):
+    if not _is_encrypted(address) and socket_reach(host) is Reach.NETWORK:
         yield _exposed(address)
 
 
 def _is_encrypted(address: str) -> bool:
     return address.startswith("ssl:")
-
-
-def _is_loopback(interface: str) -> bool:
-    """Whether an address is this machine's own; of none at all, every interface is meant."""
-    try:
-        return ip_address(interface).is_loopback
-    except ValueError:
-        return interface == "localhost"
 
 
 def _exposed(address: str) -> str:

@@ -19,17 +19,10 @@ from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__, startup_checks
 from pyrycode_relay.config import toml_file
-from pyrycode_relay.config.settings import (
-    DOMAIN,
-    ENVIRONMENT_PREFIX,
-    FILE_OR_NONE,
-    OPTIONS,
-    PATH,
-    Option,
-    Settings,
-    example,
-)
+from pyrycode_relay.config.options import ENVIRONMENT_PREFIX, OPTIONS, Option, example
+from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.toml_file import ConfigFile
+from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.sd_notify import Notifier

@@ -394,6 +394,7 @@ class RelayCase(TestCase):
         recorder = Recorder()
         settings = Settings(
             insecure_listen=("tcp:0:interface=127.0.0.1", f"unix:{folder}/socket"),
+            admin_listen="",
             limits=Limits(**cast(dict[str, Any], QUICK | limits)),
         )
         service = RelayService(reactor, settings, [recorder])

@@ -18,14 +18,14 @@ from pathlib import Path
 from websockets.asyncio.client import unix_connect
 
 from pyrycode_relay import __version__
-from pyrycode_relay.config.settings import (
+from pyrycode_relay.config.options import OPTIONS
+from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
     DOMAIN,
     EMAIL,
     FILE_OR_NONE,
     HTTPS,
-    OPTIONS,
     PATH,
     SOURCE,
     SWITCH,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pyrycode_relay.config.settings import DOMAIN, FILE_OR_NONE, OPTIONS, PATH
+from pyrycode_relay.config.options import OPTIONS
+from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH
 from tests import needs
 from tests.system.harness import TWISTD, SystemTestCase
 

@@ -397,7 +397,7 @@ class HeaderTests(ProxiesTestCase):
         run = self.child(TWISTD, "-n", "pyrycode-relay", "--insecure-listen=:0", "--proxy-protocol")
         self.assertEqual(run.wait(), 2)
         [line] = run.errors().splitlines()
-        self.assertIn("--proxy-protocol is given and no proxy is trusted", line)
+        self.assertIn("--proxy-protocol is given, but no proxy is trusted", line)
 
 
 class ClientTests(ProxiesTestCase):

@@ -13,7 +13,8 @@ from prometheus_client.core import Metric
 from twisted.internet.testing import MemoryReactorClock
 from twisted.scripts._twistd_unix import ServerOptions
 
-from pyrycode_relay.config.settings import OPTIONS, Settings
+from pyrycode_relay.config.options import OPTIONS
+from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import FIELDS, Event
 from pyrycode_relay.monitoring.exposition import Metrics
 from pyrycode_relay.monitoring.monitored import Monitored

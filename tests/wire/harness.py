@@ -509,7 +509,9 @@ class Relay:
         self.reactor = MemoryReactor()
         self.seen = Recorder()
         settings = Settings(
-            ("tcp:0:interface=127.0.0.1",), limits=Limits(**LIFTED | limits), **(others or {})
+            ("tcp:0:interface=127.0.0.1",),
+            limits=Limits(**LIFTED | limits),
+            **({"admin_listen": ""} | dict(others or {})),
         )
         self.service = RelayService(
             self.reactor, settings, [self.seen], Steps(1), epoll=MemoryEpoll
