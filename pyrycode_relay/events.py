@@ -1,7 +1,7 @@
-"""What the relay tells about itself: event names, their levels, and the closed list of fields.
+"""Events: their names, their levels, and the closed list of their fields.
 
-Source: "Logging" in ``docs/protocol.md``. The endpoints tell an `Observer`; the log and the
-metrics are observers. The state (registry, outboxes) tells nobody: it returns what happened.
+Source: "Logging" in ``docs/protocol.md``. The endpoints report to an `Observer`; the log and the
+metrics are observers. The registry reports nothing: it returns what happened.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ FIELDS: Final = frozenset(
         "aborted",
         "certificates",
         "retry_in",
+        "enforcement",
         "version",
         "reason",
     }
 )
-"""Every field name an event may carry. Payloads, tokens, whole headers, user-agents and query
-strings have no name here, so they cannot be logged; a test holds the source to this list."""
+"""Every field name that an event may carry. Payloads, tokens, whole headers, user-agents and query
+strings have no name here, so they cannot be logged. A test holds the source to this list."""
 
 
 class Level(enum.IntEnum):
-    """How loud an event is."""
+    """Severity of an event."""
 
     DEBUG = 10
     INFO = 20
@@ -48,9 +49,9 @@ class Level(enum.IntEnum):
 
 
 class Event(enum.Enum):
-    """An event: its name in the log, its level, and whether a peer could repeat it at will.
+    """An event: its name in the log, its level, and whether a peer can repeat it at will.
 
-    An event of which ``floods`` is true is limited per peer before it reaches the log.
+    If ``floods`` is true, the log limits the event's lines for each address.
     """
 
     STARTING = ("starting", Level.INFO, False)
@@ -96,10 +97,10 @@ class Event(enum.Enum):
 
 
 class Observer(Protocol):
-    """Something that wants to hear of events: the log, the metrics."""
+    """A receiver of events, such as the log or the metrics."""
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Take note of ``event``; the names of ``fields`` are all in `FIELDS`.
+        """Receive ``event``; the names of ``fields`` are all in `FIELDS`.
 
-        A cause is a member of an enum; ``str`` of it is its text for the log.
+        A cause is a member of an enum; its ``str`` is the text for the log.
         """

@@ -51,7 +51,7 @@ class Bound(enum.Enum):
         return self.text
 
 
-class Mode(enum.Enum):
+class Enforcement(enum.Enum):
     """Whether the relay refuses an upgrade that exceeds a limit; the value is the log's text."""
 
     ENFORCED = "enforced"
@@ -69,7 +69,7 @@ class Denial:
     bound: Bound
     retry_after: int
     """Seconds after which the client may try again."""
-    mode: Mode
+    enforcement: Enforcement
 
 
 class Place:
@@ -122,7 +122,7 @@ class Admission:
         self.denied[bound] += 1
         # Even in a dry run the process must not run out of open files.
         enforced = not self._limits.limits_dry_run or self.total >= self.capacity.ceiling
-        return Denial(bound, retry_after, Mode.ENFORCED if enforced else Mode.DRY_RUN)
+        return Denial(bound, retry_after, Enforcement.ENFORCED if enforced else Enforcement.DRY_RUN)
 
     def _exceeded(self, leg: Leg, address: str) -> tuple[Bound, int] | None:
         if address != UNIX:

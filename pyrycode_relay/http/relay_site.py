@@ -19,7 +19,7 @@ from twisted.web import http_headers
 
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.http.admission import Admission, Bound, Denial, Leg, Mode
+from pyrycode_relay.http.admission import Admission, Bound, Denial, Enforcement, Leg
 from pyrycode_relay.http.handshake import Headers, find_fault, response
 from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
@@ -140,7 +140,7 @@ class RelaySite(Site):
         denial = self.backend.admission.ask(endpoint.leg, request.caller)
         if denial is not None:
             self._note_denial(request, denial)
-            if denial.mode is Mode.ENFORCED:
+            if denial.enforcement is Enforcement.ENFORCED:
                 status = 429 if denial.bound is Bound.RATE else 503
                 request.refuse(status, {b"Retry-After": b"%d" % denial.retry_after})
                 return
@@ -164,14 +164,16 @@ class RelaySite(Site):
     def _note_denial(self, request: HardenedRequest, denial: Denial) -> None:
         remote, path = request.caller, request.path.decode("ascii")
         if denial.bound is Bound.RATE:
-            self._observer.saw(Event.RATE_LIMITED, remote=remote, path=path, mode=denial.mode)
+            self._observer.saw(
+                Event.RATE_LIMITED, remote=remote, path=path, enforcement=denial.enforcement
+            )
         else:
             self._observer.saw(
                 Event.CONNECTION_CAP_REACHED,
                 remote=remote,
                 path=path,
                 reason=denial.bound,
-                mode=denial.mode,
+                enforcement=denial.enforcement,
             )
 
     def _refuse(

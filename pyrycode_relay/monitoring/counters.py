@@ -13,7 +13,7 @@ from typing import Any, Final
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.http.admission import Leg, Mode
+from pyrycode_relay.http.admission import Enforcement, Leg
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault, Initiator
 from pyrycode_relay.protocol.envelope import EnvelopeFault
@@ -171,13 +171,13 @@ class Counters:
 
     def _rate_limited(self, fields: Mapping[str, Any]) -> None:
         # In a dry run the upgrade goes on, and something else becomes of it.
-        if fields["mode"] is Mode.ENFORCED:
+        if fields["enforcement"] is Enforcement.ENFORCED:
             self.upgrades.add(_endpoint(fields), "reject_rate_limit")
             self.failures.add("ratelimit")
 
     def _cap_reached(self, fields: Mapping[str, Any]) -> None:
         # Without a path it is no upgrade yet.
-        if "path" in fields and fields["mode"] is Mode.ENFORCED:
+        if "path" in fields and fields["enforcement"] is Enforcement.ENFORCED:
             self.upgrades.add(_endpoint(fields), "reject_cap")
 
     def _envelope_refused(self, fields: Mapping[str, Any]) -> None:

@@ -239,7 +239,7 @@ class UpgradeFloodTests(FloodTestCase):
         for _ in range(5):
             with BarePeer(relay, "/v1/client", phone_fields("nobody")) as peer:
                 self.assertEqual(peer.ending(), (4404, "no server with that id"))
-        self.assertEqual(relay.log().count('mode="dry run"'), 3)
+        self.assertEqual(relay.log().count('enforcement="dry run"'), 3)
 
 
 class SilentFloodTests(FloodTestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 
-from pyrycode_relay.http.admission import Bound, Mode
+from pyrycode_relay.http.admission import Bound, Enforcement
 from pyrycode_relay.http.proxy_protocol import ProxyRefusal
 from pyrycode_relay.monitoring.counters import OUTCOMES, Counters
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
@@ -21,7 +21,7 @@ TEXTS = {
     },
     "protocol.envelope": {fault.text for fault in EnvelopeFault},
     "protocol.header_gate": {refusal.text for refusal in UpgradeRefusal},
-    "http.admission": {str(each) for each in (*Mode, *Bound)},
+    "http.admission": {str(each) for each in (*Enforcement, *Bound)},
     "http.proxy_protocol": {str(refusal) for refusal in ProxyRefusal},
 }
 """The texts of causes, by the module of their enum."""

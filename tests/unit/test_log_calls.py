@@ -14,7 +14,7 @@ from tests.unit.sources import MODULES, SOURCES, Source, within
 CONTRACT_FIELDS = (
     "server_id conn_id device_name remote binary_version close_code "
     "err path duration frames bytes listen mode version reason "
-    "capacity binaries phones aborted certificates retry_in"
+    "capacity binaries phones aborted certificates retry_in enforcement"
 )
 """The closed list of the contract's section on logging."""
 

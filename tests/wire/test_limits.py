@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.http.admission import RETRY_AFTER, Bound, Leg, Mode
+from pyrycode_relay.http.admission import RETRY_AFTER, Bound, Enforcement, Leg
 from pyrycode_relay.http.relay_site import Readiness
 from tests.wire.harness import (
     Client,
@@ -93,7 +93,9 @@ class RateTest(LimitTest):
         for _ in range(5):
             self.ask(b"/v2/client?secret=1")
         told = self.relay.seen.of(Event.RATE_LIMITED)
-        self.assertEqual(told, [{"remote": HERE, "path": "/v2/client", "mode": Mode.ENFORCED}])
+        self.assertEqual(
+            told, [{"remote": HERE, "path": "/v2/client", "enforcement": Enforcement.ENFORCED}]
+        )
         self.assertEqual(self.relay.service.admission.denied[Bound.RATE], 1)
 
     def test_ipv6(self) -> None:
@@ -139,7 +141,7 @@ class NumberTest(LimitTest):
                 "remote": HERE,
                 "path": "/v1/client",
                 "reason": Bound.ADDRESS,
-                "mode": Mode.ENFORCED,
+                "enforcement": Enforcement.ENFORCED,
             },
         )
 
@@ -206,7 +208,7 @@ class DryRunTest(LimitTest):
         self.assertEqual((denied[Bound.RATE], denied[Bound.TOTAL]), (2, 1))
         told = self.relay.seen.of(Event.RATE_LIMITED)
         told += self.relay.seen.of(Event.CONNECTION_CAP_REACHED)
-        self.assertEqual({each["mode"] for each in told}, {Mode.DRY_RUN})
+        self.assertEqual({each["enforcement"] for each in told}, {Enforcement.DRY_RUN})
 
 
 class WaitingTest(LimitTest):

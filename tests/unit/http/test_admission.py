@@ -14,8 +14,8 @@ from pyrycode_relay.http.admission import (
     Admission,
     Bound,
     Denial,
+    Enforcement,
     Leg,
-    Mode,
     Place,
 )
 from pyrycode_relay.http.capacity import Capacity
@@ -52,10 +52,14 @@ class AdmissionTests(Cases):
         admission = self.admission(upgrade_rate=10, upgrade_burst=20)
         for _ in range(20):
             self.assertIsNone(admission.ask(Leg.PHONE, HERE))
-        self.assertEqual(admission.ask(Leg.PHONE, HERE), Denial(Bound.RATE, 6, Mode.ENFORCED))
+        self.assertEqual(
+            admission.ask(Leg.PHONE, HERE), Denial(Bound.RATE, 6, Enforcement.ENFORCED)
+        )
         self.assertIsNone(admission.ask(Leg.PHONE, THERE), "another address")
         self.clock.advance(5.5)
-        self.assertEqual(admission.ask(Leg.BINARY, HERE), Denial(Bound.RATE, 1, Mode.ENFORCED))
+        self.assertEqual(
+            admission.ask(Leg.BINARY, HERE), Denial(Bound.RATE, 1, Enforcement.ENFORCED)
+        )
         self.clock.advance(0.5)
         self.assertIsNone(admission.ask(Leg.BINARY, HERE))
         self.assertEqual(admission.denied[Bound.RATE], 2)
@@ -106,7 +110,7 @@ class AdmissionTests(Cases):
         place = admission.enter(Leg.BINARY, HERE)
         admission.enter(Leg.PHONE, HERE)
         self.assertEqual(
-            admission.ask(Leg.PHONE, HERE), Denial(Bound.ADDRESS, RETRY_AFTER, Mode.ENFORCED)
+            admission.ask(Leg.PHONE, HERE), Denial(Bound.ADDRESS, RETRY_AFTER, Enforcement.ENFORCED)
         )
         self.assertIsNone(admission.ask(Leg.PHONE, THERE))
         place.leave()
@@ -127,7 +131,7 @@ class AdmissionTests(Cases):
         self.assertIsNone(self.bound(admission, HERE))
         self.assertIsNone(self.bound(admission, THERE, Leg.BINARY))
         denial = admission.ask(Leg.BINARY, "192.0.2.3")
-        self.assertEqual(denial, Denial(Bound.TOTAL, RETRY_AFTER, Mode.ENFORCED))
+        self.assertEqual(denial, Denial(Bound.TOTAL, RETRY_AFTER, Enforcement.ENFORCED))
 
     def test_reserve(self) -> None:
         """Phones cannot take the places that are reserved for binaries and not in use."""
@@ -159,10 +163,14 @@ class AdmissionTests(Cases):
         found = []
         for number in range(5):
             denial = admission.ask(Leg.PHONE, HERE if number == 0 else f"192.0.2.{number + 10}")
-            found.append(denial and (denial.bound, denial.mode))
+            found.append(denial and (denial.bound, denial.enforcement))
             admission.enter(Leg.PHONE, THERE)
-        expected = [(Bound.RATE, Mode.DRY_RUN), None, *[(Bound.TOTAL, Mode.DRY_RUN)] * 2]
-        self.assertEqual(found, [*expected, (Bound.TOTAL, Mode.ENFORCED)])
+        expected = [
+            (Bound.RATE, Enforcement.DRY_RUN),
+            None,
+            *[(Bound.TOTAL, Enforcement.DRY_RUN)] * 2,
+        ]
+        self.assertEqual(found, [*expected, (Bound.TOTAL, Enforcement.ENFORCED)])
         self.assertEqual(
             admission.denied, {**dict.fromkeys(Bound, 0), Bound.RATE: 1, Bound.TOTAL: 3}
         )

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as legacy
 
 from pyrycode_relay.events import Event, Level
-from pyrycode_relay.http.admission import Bound, Mode
+from pyrycode_relay.http.admission import Bound, Enforcement
 from pyrycode_relay.http.proxy_protocol import ProxyRefusal
 from pyrycode_relay.monitoring import event_log
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
@@ -96,7 +96,14 @@ class LineTests(LogCase):
     @cases(
         {
             f"{type(cause).__name__}_{cause.name}": (cause,)
-            for cause in (*EndCause, *EnvelopeFault, *UpgradeRefusal, *Mode, *Bound, *ProxyRefusal)
+            for cause in (
+                *EndCause,
+                *EnvelopeFault,
+                *UpgradeRefusal,
+                *Enforcement,
+                *Bound,
+                *ProxyRefusal,
+            )
         }
     )
     def test_cause(self, cause: object) -> None:
