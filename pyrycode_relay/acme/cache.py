@@ -1,4 +1,4 @@
-"""The folder that an ACME account's key and the certificates of one CA are kept in.
+"""The folder with an ACME account's key and the certificates of one CA.
 
     <cache>/                                0700
       acme-v02.api.letsencrypt.org-1f6d.../ one CA: another directory has another account
@@ -6,8 +6,8 @@
         live -> issued-k3v9x2a1             what is in use
         issued-k3v9x2a1/                    fullchain.pem and privkey.pem of one issue
 
-A new pair is written to a folder of its own, and comes into use when the link is replaced: at no
-moment does a key stand beside another key's certificate, whenever the power goes.
+A new pair is written to its own folder, and is in use once the link is replaced. So a key never
+stands beside another key's certificate, even after a power cut.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _LIVE: Final = "live"
 _ISSUED: Final = "issued-"
 _TEMPORARY: Final = ".new-"
 _LARGEST: Final = 1 << 20
-"""Bytes of a file that are read: a chain has some thousands."""
+"""Bytes of a file that are read. A chain has some thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What the renewal wants to know of a certificate from a CA, and its chain as PEM."""
+    """A certificate from a CA: its names, its lifetime, and its chain as PEM."""
 
     names: frozenset[str]
     lifetime: Lifetime
@@ -53,15 +53,15 @@ class Issued:
 
     @classmethod
     def of(cls, chain: bytes, key: bytes) -> Issued:
-        """Read a chain and its first certificate's key; raises `ValueError` for what is no pair."""
+        """Read a chain and the key of its first certificate. Raises `ValueError` for other data."""
         private = serialization.load_pem_private_key(key, None)
         try:
             leaf = x509.load_pem_x509_certificates(chain)[0]
             san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (*MALFORMED, x509.ExtensionNotFound) as error:
-            raise ValueError("a certificate without names, or a malformed one") from error
+            raise ValueError("the certificate has no names, or is malformed") from error
         if not is_for(leaf, private):
-            raise ValueError("the key is another certificate's")
+            raise ValueError("the key belongs to another certificate")
         names = frozenset(name.lower() for name in san.get_values_for_type(x509.DNSName))
         lifetime = Lifetime(
             leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
@@ -70,7 +70,7 @@ class Issued:
 
 
 def new_key() -> bytes:
-    """Return a new private key as PEM: ECDSA on P-256, which every CA and client takes."""
+    """Return a new private key as PEM: ECDSA on P-256, which every CA and client accepts."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -79,9 +79,9 @@ def new_key() -> bytes:
 
 
 class CertCache:
-    """The part of the cache at ``root`` that belongs to the CA at ``directory``.
+    """The part of the cache at ``root`` for the CA at ``directory``.
 
-    Everything but `prepare` and `current` may wait for the disk, and belongs into a thread.
+    All methods but `prepare` and `current` may wait for the disk, so they belong in a thread.
     """
 
     def __init__(self, root: Path, directory: str) -> None:
@@ -92,19 +92,19 @@ class CertCache:
 
     @property
     def fullchain(self) -> Path:
-        """Where the chain in use is, or will be."""
+        """The file of the chain in use. It may not exist yet."""
         return self._home / _LIVE / FULLCHAIN
 
     @property
     def privkey(self) -> Path:
-        """Where its key is, or will be."""
+        """The file of its key."""
         return self._home / _LIVE / PRIVKEY
 
     def prepare(self) -> list[Path]:
-        """Make the folders; return those that others could enter and now cannot any more.
+        """Create the folders; return those that had to be closed to other users.
 
-        Raises `StartupError` for a cache that is not the relay's alone. What has nothing in it but
-        the relay's own is tightened; another folder, say a home, is not the relay's to change.
+        A folder is closed if it has only the relay's files in it. Another folder, such as a home
+        directory, is left as it is, and `StartupError` is raised if others can enter it.
         """
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,15 +137,15 @@ class CertCache:
         if not all(self._is_ours(each) for each in folder.iterdir()):
             raise StartupError(
                 f"The certificate cache {folder} has mode {stat.S_IMODE(status.st_mode):04o} and "
-                f"other files in it; chmod 700 {folder}, or give --cert-cache a folder of its own."
+                f"other files in it; chmod 700 {folder}, or give --cert-cache an empty folder."
             )
         folder.chmod(0o700)
         yield folder
 
     def _is_ours(self, entry: Path) -> bool:
-        """Whether the relay made an entry: a CA's folder, or what is in one.
+        """Whether the relay made an entry: a CA's folder, or anything inside one.
 
-        An account's key that somebody else has left where he could is not taken for one's own.
+        An account's key that another user has put there is not the relay's.
         """
         if entry.lstat().st_uid != os.geteuid():
             return False
@@ -155,14 +155,14 @@ class CertCache:
         return re.search(r"-[0-9a-f]{12}\Z", name) is not None and entry.is_dir()
 
     def _clean(self) -> None:
-        """Remove what an end in the middle of writing has left behind."""
+        """Remove files whose writing was interrupted."""
         for each in self._home.glob(_TEMPORARY + "*"):
             _remove(each)
 
     def account_key(self) -> bytes:
-        """Return the account's key as PEM, and make it the first time.
+        """Return the account's key as PEM, and create it the first time.
 
-        Raises `StartupError` when there is one that cannot be read.
+        Raises `StartupError` if the file is not such a key.
         """
         path = self._home / _ACCOUNT
         try:
@@ -177,19 +177,19 @@ class CertCache:
         if isinstance(private, ec.EllipticCurvePrivateKey) and private.key_size == 256:
             return key
         raise StartupError(
-            f"The ACME account's key {path} is no ECDSA key on P-256; remove it, and the relay "
-            "makes itself a new account."
+            f"The ACME account's key {path} is not an ECDSA key on P-256; remove it, and the relay "
+            "creates a new account."
         )
 
     def current(self) -> Issued | None:
-        """Return the certificate in use, or None where there is none that can be read."""
+        """Return the certificate in use, or None if no readable one exists."""
         try:
             return Issued.of(_read(self.fullchain), _read(self.privkey))
         except (OSError, ValueError, TypeError):
             return None
 
     def begin(self) -> Pending:
-        """Begin a new pair with a new key, on the disk before it is of use to anyone."""
+        """Begin a new pair. Its new key is on the disk when this returns."""
         key = new_key()
         folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._home))
         _write(folder, PRIVKEY, key)
@@ -198,14 +198,14 @@ class CertCache:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A pair that has its key, and waits for the chain. It ends with `discard`."""
+    """A pair with a key and without a chain. Call `discard` at the end, also after `complete`."""
 
     home: Path
     folder: Path
     key: bytes
 
     def complete(self, chain: bytes) -> None:
-        """Bring the pair into use; of those before it, the last one is kept."""
+        """Put the pair into use. The pair before it is kept, older ones are removed."""
         _write(self.folder, FULLCHAIN, chain)
         issued = self.home / (_ISSUED + self.folder.name.removeprefix(_TEMPORARY))
         self.folder.rename(issued)
@@ -221,7 +221,7 @@ class Pending:
                 _remove(each)
 
     def discard(self) -> None:
-        """Remove what did not come into use."""
+        """Remove the pair if it is not in use."""
         _remove(self.folder)
 
 
@@ -231,8 +231,8 @@ def _read(path: Path) -> bytes:
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:
-    """Write a file that is there whole or not at all, and that its owner alone can read."""
-    # mkstemp's files have mode 0600 from the beginning.
+    """Write a file that only its owner can read. It is there completely or not at all."""
+    # Files of mkstemp have mode 0600 from the beginning.
     descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -243,7 +243,7 @@ def _write(folder: Path, name: str, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have a folder's entries on the disk."""
+    """Write a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
 """A conversation with an ACME CA: account, order, http-01, and the certificate at its end.
 
-Everything here blocks, and runs in a thread of its own; it shares nothing with the reactor's.
-Sources: RFC 8555, and RFC 9773 for renewal information. The protocol itself is the ``acme``
-library's; ours are the bounds: each answer has a size, each conversation a deadline.
+Everything here blocks. It runs in its own thread and shares nothing with the reactor's thread.
+Sources: RFC 8555, and RFC 9773 for renewal information. The ``acme`` library speaks the protocol.
+This module adds the bounds: on the size of each response, and on the time of each conversation.
 """
 
 from __future__ import annotations
@@ -32,35 +32,36 @@ from pyrycode_relay.acme.cache import Issued
 from pyrycode_relay.acme.schedule import REFUSED, UNREACHABLE
 
 DEADLINE: Final = 300.0
-"""Seconds for one conversation: a CA validates from several places and may queue an order."""
+"""Seconds for one conversation: a CA validates from several places, and may queue an order."""
 
-_SILENCE: Final = 30.0
-"""Seconds a CA may say nothing while it is asked something."""
+SILENCE: Final = 30.0
+"""Seconds without a byte from the CA before a request fails."""
+
 _LARGEST: Final = 1 << 20
-"""Bytes of one answer: a chain has some thousands, a directory some hundreds."""
+"""Largest response in bytes: a chain has some thousands, a directory some hundreds."""
 _NONCE_ROUNDS: Final = 5
-"""Times a request is sent again, twice each by the library, because its nonce was refused:
-nonces of a CA of several machines go stale often (RFC 8555, section 6.5)."""
+"""How often a request is sent because its nonce was refused; the library sends it twice each time.
+Nonces often go stale if the CA consists of several machines (RFC 8555, section 6.5)."""
 _POLL: Final = 1.0
 _SLOWEST_POLL: Final = 15.0
-"""Seconds between looks at an order, growing, where the CA does not say."""
+"""Seconds between looks at an order, from the shortest to the longest, if the CA names none."""
 
 _LATE: Final = ("the CA did not answer in time", UNREACHABLE)
-_NONSENSE: Final = ("the CA's answer is not what ACME allows", REFUSED)
+_NONSENSE: Final = ("the CA's answer is not valid ACME", REFUSED)
 
 _FAILURES: Final[Mapping[type[Exception], tuple[str, float]]] = {
     errors.TimeoutError: _LATE,
     requests.Timeout: _LATE,
     urllib3.exceptions.TimeoutError: _LATE,
     requests.exceptions.SSLError: (
-        "the CA's own certificate cannot be verified; --acme-ca-file names whom to trust",
+        "the CA's own certificate cannot be verified; --acme-ca-file names the roots to trust",
         REFUSED,
     ),
     requests.exceptions.ProxyError: ("the proxy to the CA does not work", UNREACHABLE),
     requests.ConnectionError: ("the CA cannot be reached", UNREACHABLE),
     urllib3.exceptions.ProtocolError: ("the CA's answer broke off", UNREACHABLE),
-    errors.ClientError: ("the CA did not speak ACME", UNREACHABLE),
-    # What a CA can say wrong is found all over the libraries.
+    errors.ClientError: ("the CA's answer is not ACME", UNREACHABLE),
+    # The libraries find mistakes of a CA in many places, and raise all these for them.
     requests.RequestException: _NONSENSE,
     urllib3.exceptions.HTTPError: _NONSENSE,
     errors.Error: _NONSENSE,
@@ -69,12 +70,12 @@ _FAILURES: Final[Mapping[type[Exception], tuple[str, float]]] = {
     LookupError: _NONSENSE,
     TypeError: _NONSENSE,
     AttributeError: _NONSENSE,
-    OSError: ("--acme-ca-file cannot be read any more", REFUSED),
+    OSError: ("--acme-ca-file cannot be read", REFUSED),
 }
-"""What the libraries raise, the special before the general, and what becomes of it."""
+"""Exceptions of the libraries, special ones before general ones: reason, and first wait."""
 
 _AGAIN_SOON: Final = frozenset({"badNonce", "serverInternal"})
-"""Problems that say nothing about the order and count against no limit."""
+"""Problems of the CA that are not about the order and count against no limit."""
 
 
 _Resource = TypeVar("_Resource", messages.Authorization, messages.Order)
@@ -83,47 +84,57 @@ _Resource = TypeVar("_Resource", messages.Authorization, messages.Order)
 class AcmeError(Exception):
     """An attempt that failed.
 
-    ``reason`` is a sentence of our own, ``problem`` the CA's problem type where it gave a known
-    one, ``first`` the wait that such a failure begins with (`renewal.retry_in`) and
-    ``retry_after`` the seconds that the CA asked for.
+    Args:
+        reason: A sentence of the relay's, without a word from the network.
+        problem: The CA's problem type if it gave one that ACME defines, or empty.
+        first_wait: Seconds to wait after the first failure of this kind; see `schedule.retry_in`.
+        retry_after: Seconds that the CA asked for, or 0.
+
     """
 
     def __init__(
-        self, reason: str, problem: str = "", first: float = REFUSED, retry_after: float = 0.0
+        self,
+        reason: str,
+        *,
+        problem: str = "",
+        first_wait: float = REFUSED,
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.problem = problem
-        self.first = first
+        self.first_wait = first_wait
         self.retry_after = retry_after
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Sends requests, and bounds what requests itself would wait for and keep.
+    """Sends requests, with bounds that the requests library lacks.
 
-    ``left`` gives the seconds that are left; it raises when there are none.
+    ``left`` returns the seconds until the deadline, and raises an exception after it. ``silence``
+    is the longest wait for a byte.
     """
 
-    def __init__(self, left: Callable[[], float]) -> None:
+    def __init__(self, left: Callable[[], float], *, silence: float) -> None:
         super().__init__()
         self._left = left
+        self._silence = silence
         self.retry_after = 0.0
-        """Seconds that the last answer asked us to wait."""
+        """Seconds to wait, from the last response."""
 
     def send(
         self, request: requests.PreparedRequest, *arguments: Any, **more: Any
     ) -> requests.Response:
-        """Return an answer that is complete, and within its bounds of size and time."""
+        """Return a complete response, within its bounds of size and time."""
         self.retry_after = 0.0
-        more |= {"stream": True, "timeout": min(_SILENCE, self._left())}
+        more |= {"stream": True, "timeout": min(self._silence, self._left())}
         response = super().send(request, *arguments, **more)
         body = b""
-        # Not iter_content: it would wait for a part to be full, however slowly it comes.
+        # Not iter_content, which waits until a part is full, however slowly it comes.
         while part := response.raw.read1(65536):
             self._left()
             body += part
             if len(body) > _LARGEST:
-                raise urllib3.exceptions.HTTPError("an answer that is too large")
+                raise urllib3.exceptions.HTTPError("the response is too large")
         response._content = body
         response._content_consumed = True
         self.retry_after = _seconds(response.headers.get("Retry-After", ""))
@@ -131,24 +142,24 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class _Network(ClientNetwork):
-    """The library's network with our adapter, and more patience for refused nonces."""
+    """The library's network with `_Adapter`, and more patience for refused nonces."""
 
-    def __init__(self, key: JWK, ca_file: Path | None, left: Callable[[], float]) -> None:
+    def __init__(self, key: JWK, ca_file: Path | None, adapter: _Adapter) -> None:
         super().__init__(
             key,
             alg=ES256,
-            # requests takes a file of authorities in the same place.
+            # requests accepts a file of authorities in the same place.
             verify_ssl=cast(bool, True if ca_file is None else str(ca_file)),
             user_agent=f"pyrycode-relay/{__version__} acme-python",
         )
-        self.adapter = _Adapter(left)
-        # Nothing but https: not even where the CA points elsewhere.
+        self.adapter = adapter
+        # Only https, even if the CA redirects to another scheme.
         self.session.adapters.clear()
         self.session.mount("https://", self.adapter)
         self.session.headers["Accept-Encoding"] = "identity"
 
     def post(self, *arguments: Any, **more: Any) -> requests.Response:
-        """Send a signed request; a nonce that is refused is exchanged and the request repeated."""
+        """Send a signed request; if its nonce is refused, send it again with a new one."""
         for _ in range(_NONCE_ROUNDS - 1):
             try:
                 return super().post(*arguments, **more)
@@ -160,9 +171,9 @@ class _Network(ClientNetwork):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order that waits for its challenges to be served.
+    """An order whose challenges must be served next.
 
-    ``challenges`` are what the CA will fetch, by path.
+    ``challenges`` are the responses that the CA will fetch, by path.
     """
 
     names: frozenset[str]
@@ -174,10 +185,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ca:
-    """Which CA to talk to, and as whom.
+    """A CA, and the relay's contact there.
 
-    ``directory`` is its URL, ``email`` the account's contact or empty, ``ca_file`` a file of
-    authorities to trust for the CA's own certificate, or None for the public ones.
+    ``directory`` is the CA's URL, and ``email`` the account's contact or empty. ``ca_file`` has the
+    roots to trust for the CA's own certificate; None means the public ones.
     """
 
     directory: str
@@ -185,27 +196,44 @@ class Ca:
     ca_file: Path | None = None
 
 
-class Conversation:
-    """One conversation with a CA, by `DEADLINE` at the longest.
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The CA's renewal information for a certificate, in POSIX seconds."""
 
-    Every method blocks and raises `AcmeError`. `stop` is for another thread, and ends the
-    conversation at the CA's next word or silence.
+    renew_at: float | None
+    """When to renew it; None if the CA does not say."""
+    ask_again_at: float
+    """When to ask again."""
+
+
+class Conversation:
+    """One conversation with a CA.
+
+    Every method but `stop` blocks, and raises `AcmeError`. The conversation ends ``deadline``
+    seconds after its start, or when the CA sends nothing for ``silence`` seconds.
     """
 
-    def __init__(self, ca: Ca, account_key: bytes) -> None:
+    def __init__(
+        self,
+        ca: Ca,
+        account_key: bytes,
+        *,
+        deadline: float = DEADLINE,
+        silence: float = SILENCE,
+    ) -> None:
         self._ca = ca
-        self._deadline = time.monotonic() + DEADLINE
+        self._deadline = time.monotonic() + deadline
         self._stopped = threading.Event()
         self._key = JWK.load(account_key)
-        self._network = _Network(self._key, ca.ca_file, self._left)
+        self._network = _Network(self._key, ca.ca_file, _Adapter(self._left, silence=silence))
 
     def stop(self) -> None:
-        """End the conversation."""
+        """End the conversation from another thread, at the CA's next byte or silence."""
         self._stopped.set()
 
     def order(self, names: Set[str], key: bytes) -> Order:
         """Order a certificate for ``names`` and a private key."""
-        with self._plainly():
+        with self._own_errors():
             client = self._registered()
             resource = client.new_order(crypto_util.make_csr(key, sorted(names)))
             served, answers = {}, []
@@ -219,8 +247,8 @@ class Conversation:
             return Order(frozenset(names), resource, key, served, tuple(answers))
 
     def complete(self, order: Order) -> bytes:
-        """Have the challenges of ``order`` fetched; return the chain of the new certificate."""
-        with self._plainly():
+        """Let the CA fetch the challenges of ``order``; return the new certificate's chain."""
+        with self._own_errors():
             client = ClientV2(self._directory(), self._network)
             for challenge, answer in order.answers:
                 client.answer_challenge(challenge, answer)
@@ -238,24 +266,20 @@ class Conversation:
                     client, url, messages.Order, {messages.STATUS_READY, messages.STATUS_PROCESSING}
                 )
             if body.status != messages.STATUS_VALID or not body.certificate:
-                problem = _known(body.error)
-                raise AcmeError("the CA has given up the order", problem)
+                raise AcmeError("the CA abandoned the order", problem=_known(body.error))
             chain: bytes = self._fetched(client, body.certificate).content
             certificate = Issued.of(chain, order.key)
         if not order.names <= certificate.names:
             raise AcmeError("the CA's certificate is not for the names that were ordered")
         return chain
 
-    def advice(self, certificate: Issued) -> tuple[float | None, float]:
-        """Return when the CA wants a certificate renewed, and when to ask again.
-
-        Both in POSIX seconds; None where the CA does not say.
-        """
-        with self._plainly():
+    def advice(self, certificate: Issued) -> Advice:
+        """Ask the CA when to renew a certificate."""
+        with self._own_errors():
             client = ClientV2(self._directory(), self._network)
             moment, again = client.renewal_time(certificate.chain)
-            # The library's second answer is without a zone, and means the local one.
-            return (None if moment is None else moment.timestamp()), again.timestamp()
+            # ``again`` has no time zone. The library means the local one.
+            return Advice(None if moment is None else moment.timestamp(), again.timestamp())
 
     def _left(self) -> float:
         """Return the seconds that are left."""
@@ -268,14 +292,14 @@ class Conversation:
         return ClientV2.get_directory(self._ca.directory, self._network)
 
     def _registered(self) -> ClientV2:
-        """Return a client with an account, which is made the first time."""
+        """Return a client with an account, and create the account the first time."""
         client = ClientV2(self._directory(), self._network)
         if self._network.account is not None:
             return client
         contact = self._ca.email or None
         account = messages.NewRegistration.from_data(email=contact, terms_of_service_agreed=True)
         if client.external_account_required():
-            raise AcmeError("the CA wants an account made elsewhere, which the relay cannot use")
+            raise AcmeError("the CA requires an account made elsewhere, which the relay cannot use")
         try:
             client.new_account(account)
         except errors.ConflictError as known:
@@ -286,7 +310,7 @@ class Conversation:
         return client
 
     def _fetched(self, client: ClientV2, url: str) -> requests.Response:
-        # A POST of nothing, as RFC 8555 (6.3) wants what is to be read asked for.
+        # A POST without content, which is how RFC 8555 (6.3) reads.
         return self._network.post(url, None, new_nonce_url=client.directory["newNonce"])
 
     def _outcome(
@@ -296,7 +320,7 @@ class Conversation:
         kind: type[_Resource],
         unfinished: set[messages.Status],
     ) -> _Resource:
-        """Return a resource as it is when its status is none of ``unfinished`` any more."""
+        """Return a resource as soon as its status is no longer in ``unfinished``."""
         pause = _POLL
         while True:
             body: _Resource = kind.from_json(self._fetched(client, url).json())
@@ -307,21 +331,26 @@ class Conversation:
             pause = min(pause * 1.5, _SLOWEST_POLL)
 
     @contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """Turn what the libraries raise into `AcmeError`, without a word of the network's."""
+    def _own_errors(self) -> Iterator[None]:
+        """Turn the libraries' exceptions into `AcmeError`, without a word from the network."""
         try:
             yield
         except messages.Error as error:
-            first = UNREACHABLE if error.code in _AGAIN_SOON else REFUSED
-            raise self._failed("the CA has refused", _known(error), first) from None
+            first_wait = UNREACHABLE if error.code in _AGAIN_SOON else REFUSED
+            raise self._failed("the CA refused", first_wait, _known(error)) from None
         except tuple(_FAILURES) as error:
-            reason, first = next(
-                told for kind, told in _FAILURES.items() if isinstance(error, kind)
+            reason, first_wait = next(
+                failure for kind, failure in _FAILURES.items() if isinstance(error, kind)
             )
-            raise self._failed(reason, first=first) from None
+            raise self._failed(reason, first_wait) from None
 
-    def _failed(self, reason: str, problem: str = "", first: float = REFUSED) -> AcmeError:
-        return AcmeError(reason, problem, first, self._network.adapter.retry_after)
+    def _failed(self, reason: str, first_wait: float, problem: str = "") -> AcmeError:
+        return AcmeError(
+            reason,
+            problem=problem,
+            first_wait=first_wait,
+            retry_after=self._network.adapter.retry_after,
+        )
 
 
 def _http_01(authorization: messages.Authorization) -> messages.ChallengeBody:
@@ -332,21 +361,22 @@ def _http_01(authorization: messages.Authorization) -> messages.ChallengeBody:
 
 
 def _invalid(authorization: messages.Authorization, names: Set[str]) -> AcmeError:
-    """Return what became of a validation."""
+    """Return the error for a validation that failed."""
     found = [each.error for each in authorization.challenges if each.error is not None]
     name = str(authorization.identifier.value).lower()
-    # The name of our own settings, not what the CA writes.
-    told = name if name in names else "a name"
-    return AcmeError(f"the CA could not validate {told}", _known(found[0] if found else None))
+    # Only a name from the settings may reach the log, not any text from the CA.
+    shown = name if name in names else "a name"
+    problem = _known(found[0] if found else None)
+    return AcmeError(f"the CA could not validate {shown}", problem=problem)
 
 
 def _known(error: messages.Error | None) -> str:
-    """Return a problem's type if it is one of ACME's own, for any other is foreign text."""
+    """Return a problem's type if ACME defines it, or "": other types are foreign text."""
     return f"{messages.ERROR_PREFIX}{error.code}" if error is not None and error.code else ""
 
 
 def _seconds(retry_after: str) -> float:
-    """Return the seconds that a Retry-After asks for; 0 for none, or none that can be read."""
+    """Return the seconds of a Retry-After header; 0 if it is empty or malformed."""
     try:
         return float(int(retry_after))
     except OverflowError:

@@ -1,27 +1,25 @@
-"""Obtains a certificate from an ACME CA and renews it, for as long as the relay runs.
+"""Decides when a certificate is ordered, renewed and retried, as long as the relay runs.
 
-The conversation itself is ``client.py``'s and blocks, so it has a thread; all that is remembered
-here is touched in the reactor's thread alone. Whatever fails, the certificate in use stays.
+Whatever fails, the certificate in use stays.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final, TypeVar, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from pyrycode_relay.acme.cache import CertCache, Issued
-from pyrycode_relay.acme.client import DEADLINE, AcmeError, Conversation
+from pyrycode_relay.acme.authority import Authority
+from pyrycode_relay.acme.cache import Issued
+from pyrycode_relay.acme.client import AcmeError
 from pyrycode_relay.acme.schedule import (
     LONGEST_WAIT,
     LOOK_EVERY,
-    UNREACHABLE,
     advice_due,
     due,
     retry_in,
@@ -32,123 +30,85 @@ from pyrycode_relay.startup_error import StartupError
 
 _bugs = Logger()
 
-CALL_DEADLINE: Final = DEADLINE + 30.0
-"""Seconds for one call in a thread: a conversation ends itself, unless the system holds it up."""
 
-_GIVEN_UP: Final = 4
-"""Threads that may hang in the system past their deadline; with so many, no more are begun."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where an issuance takes time and chance from."""
 
-_Result = TypeVar("_Result")
+    clock: IReactorTime
+    """Wakes it up."""
+    now: Callable[[], float]
+    """Returns the time in POSIX seconds."""
+    random: Random
+    """Spreads renewals and retries."""
 
 
-class Thread:
-    """Runs blocking calls, each in a thread of its own that nobody waits for longer than told.
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """When the certificate in use is renewed, in POSIX seconds."""
 
-    Not Twisted's thread pool: its end waits for every call, so that a CA that says nothing could
-    hold up the process's. Daemon threads are simply left behind.
-    """
-
-    def __init__(self, reactor: Any, deadline: float) -> None:
-        self._reactor: IReactorFromThreads = reactor
-        self._clock: IReactorTime = reactor
-        self._deadline = deadline
-        self._running = 0
-
-    def run(self, work: Callable[[], _Result]) -> Deferred[_Result]:
-        """Return what ``work`` returns; fails with `AcmeError` at the deadline."""
-        done: Deferred[_Result] = Deferred()
-        if self._running >= _GIVEN_UP:
-            done.errback(AcmeError("the CA still holds up earlier attempts"))
-            return done
-        self._running += 1
-
-        def settle(outcome: Any) -> None:
-            self._running -= 1
-            # For a call that is over its deadline, it is Deferred that ignores this.
-            done.callback(outcome)
-
-        def call() -> None:
-            try:
-                outcome: Any = work()
-            except BaseException:
-                outcome = Failure()
-            self._reactor.callFromThread(settle, outcome)
-
-        def late(_: object, __: float) -> _Result:
-            raise AcmeError("the CA did not answer in time", first=UNREACHABLE)
-
-        threading.Thread(target=call, name="acme", daemon=True).start()
-        return done.addTimeout(self._deadline, cast(Any, self._clock), late)
+    certificate: Issued
+    due: float
+    """The moment of renewal."""
+    ask_at: float
+    """The moment from which the CA is asked for its advice on the renewal."""
+    for_other_names: bool = False
+    """Whether the certificate is for other names than the settings, and so due at once."""
 
 
 class Issuance:
-    """Sees to it that there is a certificate for ``names``.
+    """Ensures that there is a certificate for ``names``.
 
-    ``converse`` begins a conversation with the CA, given the account's key; ``challenges`` is
-    what port 80 serves; ``issued`` is called when ``cache`` has a new pair;
-    ``in_thread`` runs a blocking call; ``now`` is the time in POSIX seconds.
+    ``issued`` is called when a new certificate is in use.
     """
 
     def __init__(
         self,
-        converse: Callable[[bytes], Conversation],
         names: frozenset[str],
-        cache: CertCache,
-        challenges: MutableMapping[bytes, bytes],
+        authority: Authority,
         issued: Callable[[], None],
         observer: Observer,
-        clock: IReactorTime,
-        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
-        now: Callable[[], float],
-        random: Random,
+        timing: Timing,
     ) -> None:
-        self._begin = converse
         self._names = names
-        self._cache = cache
-        self._challenges = challenges
+        self._authority = authority
         self._issued = issued
         self._observer = observer
-        self._clock = clock
-        self._in_thread = in_thread
-        self._now = now
-        self._random = random
+        self._clock = timing.clock
+        self._now = timing.now
+        self._random = timing.random
+        self._plan: _Plan | None = None
+        """None while there is no certificate."""
         self._failures = 0
-        self._certificate: Issued | None = None
-        self._renamed = False
-        self._due = 0.0
-        self._ask_at = 0.0
+        """Failures in a row."""
         self._wake: IDelayedCall | None = None
-        self._conversation: Conversation | None = None
         self._stopped = False
 
     def start(self) -> None:
-        """Begin: at once with an order when there is no certificate for these very names."""
-        self._use(self._cache.current())
-        # Of a new one it is enough that it has them: some CAs add names.
-        self._renamed = self._certificate is not None and self._certificate.names != self._names
+        """Begin. If there is no certificate for exactly these names, order one at once."""
+        certificate = self._authority.current()
+        if certificate is not None:
+            # A new certificate may have more names: some CAs add some.
+            differs = certificate.names != self._names
+            self._plan = replace(self._planned(certificate), for_other_names=differs)
         self._sleep(0)
 
-    def hurry(self) -> None:
-        """Try again now, if the last attempt failed: an operator may have mended its cause."""
+    def retry_now(self) -> None:
+        """Try again now if the last attempt failed: an operator may have fixed the cause."""
         if self._failures and self._wake is not None:
             self._wake.reset(0)
 
     def stop(self) -> None:
-        """End. What a thread is at is not waited for."""
+        """End, without waiting for calls in threads."""
         self._stopped = True
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        if self._conversation is not None:
-            self._conversation.stop()
+        self._authority.stop()
 
-    def _use(self, certificate: Issued | None) -> None:
-        self._certificate = certificate
-        if certificate is None:
-            self._due = 0.0
-            return
-        self._due = due(certificate.lifetime, self._random)
-        self._ask_at = advice_due(certificate.lifetime)
+    def _planned(self, certificate: Issued) -> _Plan:
+        lifetime = certificate.lifetime
+        return _Plan(certificate, due(lifetime, self._random), advice_due(lifetime))
 
     def _sleep(self, seconds: float) -> None:
         if not self._stopped:
@@ -162,12 +122,7 @@ class Issuance:
     async def _turn(self) -> float:
         """Do what is due; return the seconds until the next look."""
         try:
-            reason = self._reason()
-            if not reason and self._ask_at <= self._now():
-                await self._ask()
-                reason = self._reason()
-            if reason:
-                await self._renew(reason)
+            plan = await self._work()
             self._failures = 0
         except AcmeError as error:
             return self._failed(error)
@@ -178,75 +133,57 @@ class Issuance:
         except Exception:
             _bugs.failure("a bug costs this attempt at a certificate")
             return LONGEST_WAIT
-        finally:
-            self._conversation = None
-        return max(1.0, min(LOOK_EVERY, self._due - self._now()))
+        return max(1.0, min(LOOK_EVERY, plan.due - self._now()))
+
+    async def _work(self) -> _Plan:
+        """Order a certificate if that is due; return the plan for the one in use."""
+        if self._plan is None:
+            return await self._order("there is no certificate yet")
+        if self._plan.for_other_names:
+            return await self._order("the certificate is for other names")
+        if self._plan.due > self._now() >= self._plan.ask_at:
+            self._plan = await self._advised(self._plan)
+        if self._plan.due <= self._now():
+            return await self._order("the certificate is due for renewal")
+        return self._plan
+
+    async def _advised(self, plan: _Plan) -> _Plan:
+        """Return the plan with the CA's advice, or as it is if the CA gives none."""
+        moment, ask_again = None, 0.0
+        try:
+            advice = await self._authority.advice(plan.certificate)
+            moment, ask_again = advice.renew_at, advice.ask_again_at
+        except AcmeError as error:
+            if self._stopped:
+                raise
+            self._observer.saw(Event.ACME_NO_ADVICE, reason=error.reason, err=error.problem)
+        return replace(
+            plan,
+            due=plan.due if moment is None else suggested(plan.certificate.lifetime, moment),
+            ask_at=max(ask_again, self._now() + LOOK_EVERY),
+        )
+
+    async def _order(self, reason: str) -> _Plan:
+        self._observer.saw(Event.ACME_ORDERING, reason=reason)
+        began = self._clock.seconds()
+        certificate = await self._authority.obtain(self._names)
+        self._plan = plan = self._planned(certificate)
+        if self._stopped:
+            return plan
+        self._observer.saw(Event.ACME_ISSUED, duration=round(self._clock.seconds() - began, 1))
+        self._issued()
+        if plan.due <= self._now():
+            # An order right away would bring one that is no better.
+            raise AcmeError("the new certificate is already due for renewal")
+        return plan
 
     def _failed(self, error: AcmeError) -> float:
+        """Report a failure; return the seconds until the next attempt."""
         if self._stopped:
             return 0
         self._failures += 1
-        wait = retry_in(self._failures, error.first, error.retry_after, self._random)
+        wait = retry_in(self._failures, error.first_wait, error.retry_after, self._random)
         self._observer.saw(
             Event.ACME_FAILED, reason=error.reason, err=error.problem, retry_in=round(wait)
         )
         return wait
-
-    def _reason(self) -> str:
-        """Return why a certificate is to be ordered; empty when it is not."""
-        if self._certificate is None:
-            return "there is no certificate yet"
-        if self._renamed:
-            return "the certificate is for other names"
-        if self._due <= self._now():
-            return "the certificate is due for renewal"
-        return ""
-
-    async def _ask(self) -> None:
-        """Ask the CA when it wants the certificate renewed; if it does not say, nothing changes."""
-        certificate = cast(Issued, self._certificate)
-        conversation = await self._converse()
-        try:
-            moment, again = await self._in_thread(lambda: conversation.advice(certificate))
-        except AcmeError as error:
-            self._observer.saw(Event.ACME_NO_ADVICE, reason=error.reason, err=error.problem)
-            moment, again = None, 0.0
-        self._ask_at = max(again, self._now() + LOOK_EVERY)
-        if moment is not None:
-            self._due = suggested(certificate.lifetime, moment)
-
-    async def _converse(self) -> Conversation:
-        key = await self._in_thread(self._cache.account_key)
-        self._conversation = self._begin(key)
-        return self._conversation
-
-    async def _renew(self, reason: str) -> None:
-        self._observer.saw(Event.ACME_ORDERING, reason=reason)
-        began = self._clock.seconds()
-        # Before anything is ordered: a full disk shall not cost one certificate after another.
-        pair = await self._in_thread(self._cache.begin)
-        try:
-            chain = await self._obtain(pair.key)
-            await self._in_thread(lambda: pair.complete(chain))
-        finally:
-            await self._in_thread(pair.discard)
-        self._use(Issued.of(chain, pair.key))
-        self._renamed = False
-        if self._stopped:
-            return
-        self._observer.saw(Event.ACME_ISSUED, duration=round(self._clock.seconds() - began, 1))
-        self._issued()
-        if self._due <= self._now():
-            # Ordered again at once, the next would be no better.
-            raise AcmeError("the new certificate is already due for renewal")
-
-    async def _obtain(self, key: bytes) -> bytes:
-        conversation = await self._converse()
-        order = await self._in_thread(lambda: conversation.order(self._names, key))
-        self._challenges.update(order.challenges)
-        try:
-            chain: bytes = await self._in_thread(lambda: conversation.complete(order))
-        finally:
-            for path in order.challenges:
-                self._challenges.pop(path, None)
-        return chain

@@ -27,7 +27,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyrycode_relay.acme import client
 from pyrycode_relay.acme.cache import new_key
-from pyrycode_relay.acme.client import AcmeError, Ca, Conversation
+from pyrycode_relay.acme.client import DEADLINE, SILENCE, AcmeError, Ca, Conversation
 from pyrycode_relay.acme.schedule import REFUSED, UNREACHABLE
 from tests.ca import Authority, Issued
 
@@ -215,9 +215,11 @@ class AnswerTests(SynchronousTestCase):
         environment.start()
         self.addCleanup(environment.stop)
 
-    def converse(self, **more: Any) -> Conversation:
+    def converse(
+        self, *, deadline: float = DEADLINE, silence: float = SILENCE, **more: Any
+    ) -> Conversation:
         given = {"directory": f"{self.ca.url}/dir", "ca_file": self.ca.ca_file, **more}
-        conversation = Conversation(Ca(**given), new_key())
+        conversation = Conversation(Ca(**given), new_key(), deadline=deadline, silence=silence)
         self.addCleanup(conversation.stop)
         return conversation
 
@@ -258,13 +260,13 @@ class AnswerTests(SynchronousTestCase):
 
     def test_nothing_but_noise(self) -> None:
         """Answers that are no JSON, no object, or not what they should be are one sentence."""
-        # An order of which nothing comes is waited for until then.
-        self.patch(client, "DEADLINE", 2.0)
         for path in ("dir", "order", "authorization", "finalize", "certificate"):
             for body in (b"", SECRET.encode(), b"{", b"[]", b'{"status": []}', b"\xff" * 99):
                 self.ca.answers = {path: replying(200, body)}
                 self.ca.statuses["order"] = "ready"
-                self.assertIn("the CA", self.failure().reason, (path, body))
+                # Until the deadline, the relay waits for an order that makes no progress.
+                failure = self.failure(deadline=2.0)
+                self.assertIn("the CA", failure.reason, (path, body))
 
     def test_problems(self) -> None:
         """A refusal has ACME's type of problem; of any other type, nothing is told."""
@@ -276,7 +278,7 @@ class AnswerTests(SynchronousTestCase):
         ):
             self.ca.answers["order"] = refusing(403, PROBLEM + kind)
             error = self.failure()
-            self.assertEqual((error.problem, error.first), (PROBLEM + told, first))
+            self.assertEqual((error.problem, error.first_wait), (PROBLEM + told, first))
         for strange in (f"urn:x:{SECRET}", SECRET, f"{PROBLEM}{SECRET}", ""):
             self.ca.answers["order"] = refusing(403, strange)
             self.assertEqual(self.failure().problem, "")
@@ -308,7 +310,7 @@ class AnswerTests(SynchronousTestCase):
             503, f"<html>{SECRET}".encode(), {"Retry-After": "30"}
         )
         error = self.failure()
-        self.assertEqual((error.first, error.retry_after), (UNREACHABLE, 30))
+        self.assertEqual((error.first_wait, error.retry_after), (UNREACHABLE, 30))
 
     def test_too_much(self) -> None:
         """An answer without end is cut off."""
@@ -322,12 +324,11 @@ class AnswerTests(SynchronousTestCase):
 
         self.ca.answers["dir"] = pour
         began = time.monotonic()
-        self.assertEqual(self.failure().reason, "the CA's answer is not what ACME allows")
+        self.assertEqual(self.failure().reason, "the CA's answer is not valid ACME")
         self.assertLess(time.monotonic() - began, 20)
 
     def test_too_slow(self) -> None:
         """One that comes byte by byte is given up at the deadline, not at the last byte's."""
-        self.patch(client, "DEADLINE", 1.0)
 
         def drip(request: _Request) -> None:
             request.send_response(200)
@@ -339,25 +340,23 @@ class AnswerTests(SynchronousTestCase):
                     time.sleep(0.05)
 
         self.ca.answers["dir"] = drip
-        error = self.failure()
+        error = self.failure(deadline=1.0)
         self.assertEqual(error.reason, "the CA did not answer in time")
 
     def test_silence(self) -> None:
         """One that says nothing at all is given up too."""
-        self.patch(client, "_SILENCE", 0.5)
         over = threading.Event()
         self.addCleanup(over.set)
         self.ca.answers["order"] = lambda _: over.wait(60)
-        error = self.failure()
+        error = self.failure(silence=0.5)
         self.assertEqual(
-            (error.reason, error.first), ("the CA did not answer in time", UNREACHABLE)
+            (error.reason, error.first_wait), ("the CA did not answer in time", UNREACHABLE)
         )
 
     def test_an_order_that_never_ends(self) -> None:
         """An order that stays as it is, is given up at the deadline."""
-        self.patch(client, "DEADLINE", 1.0)
         self.ca.statuses["authorization"] = "pending"
-        self.assertEqual(self.failure().reason, "the CA did not answer in time")
+        self.assertEqual(self.failure(deadline=1.0).reason, "the CA did not answer in time")
 
     def test_stopped(self) -> None:
         """A conversation that waits is over at once when it is stopped."""
@@ -382,14 +381,14 @@ class AnswerTests(SynchronousTestCase):
             request.close_connection = True
 
         self.ca.answers["dir"] = stop
-        self.assertEqual(self.failure().first, UNREACHABLE)
+        self.assertEqual(self.failure().first_wait, UNREACHABLE)
 
     def test_sent_elsewhere(self) -> None:
         """Nothing is asked without TLS, though the CA wants it so."""
         self.ca.answers["dir"] = lambda request: request.reply(
             302, b"", {"Location": f"http://localhost:{self.ca.server_port}/dir"}
         )
-        self.assertEqual(self.failure().reason, "the CA's answer is not what ACME allows")
+        self.assertEqual(self.failure().reason, "the CA's answer is not valid ACME")
 
     def test_in_a_circle(self) -> None:
         """Nor for ever round in a circle."""
@@ -414,7 +413,9 @@ class AnswerTests(SynchronousTestCase):
         """Where nobody listens, or the name is nobody's, the CA cannot be reached."""
         for directory in ("https://localhost:1/dir", "https://nobody.invalid/dir"):
             error = self.failure(directory=directory)
-            self.assertEqual((error.reason, error.first), ("the CA cannot be reached", UNREACHABLE))
+            self.assertEqual(
+                (error.reason, error.first_wait), ("the CA cannot be reached", UNREACHABLE)
+            )
 
     def test_account_elsewhere(self) -> None:
         """A CA that wants an account made elsewhere says so, and gets no order."""
@@ -446,7 +447,7 @@ class AnswerTests(SynchronousTestCase):
         self.ca.challenge_error = {"type": PROBLEM + "dns", "detail": SECRET}
         error = self.failure()
         self.assertEqual(error.reason, "the CA could not validate a.example")
-        self.assertEqual((error.problem, error.first), (PROBLEM + "dns", REFUSED))
+        self.assertEqual((error.problem, error.first_wait), (PROBLEM + "dns", REFUSED))
         self.ca.names = [SECRET]
         self.assertEqual(self.failure().reason, "the CA could not validate a name")
 
@@ -455,7 +456,7 @@ class AnswerTests(SynchronousTestCase):
         self.ca.statuses["order"] = "invalid"
         self.ca.challenge_error = {"type": PROBLEM + "caa", "detail": SECRET}
         error = self.failure()
-        self.assertEqual(error.reason, "the CA has given up the order")
+        self.assertEqual(error.reason, "the CA abandoned the order")
         self.assertEqual(error.problem, PROBLEM + "caa")
 
     def test_other_certificates(self) -> None:
@@ -466,4 +467,4 @@ class AnswerTests(SynchronousTestCase):
         self.assertIn("not for the names", self.failure().reason)
         self.ca.statuses["order"] = "ready"
         self.ca.issue = lambda _: self.ca.authority.issue(*NAMES)
-        self.assertEqual(self.failure().reason, "the CA's answer is not what ACME allows")
+        self.assertEqual(self.failure().reason, "the CA's answer is not valid ACME")

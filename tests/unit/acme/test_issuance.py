@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,12 +19,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyrycode_relay.acme.authority import Authority
 from pyrycode_relay.acme.cache import CertCache
-from pyrycode_relay.acme.client import AcmeError, Order
-from pyrycode_relay.acme.issuance import Issuance, Thread
+from pyrycode_relay.acme.client import AcmeError, Advice, Order
+from pyrycode_relay.acme.issuance import Issuance, Timing
 from pyrycode_relay.acme.schedule import DAY, HOUR, REFUSED, UNREACHABLE
 from pyrycode_relay.events import Event
-from tests.ca import Authority
+from tests import ca
 
 NAMES = frozenset({"a.example", "b.example"})
 PATH = b"/.well-known/acme-challenge/token"
@@ -65,11 +65,11 @@ class Ca:
             raise line
         return self.case.chain(order.key, sorted(order.names), line)
 
-    def advice(self, certificate: object) -> tuple[float | None, float]:
+    def advice(self, certificate: object) -> Advice:
         self.asked += 1
         if self.unreachable:
-            raise AcmeError("the CA cannot be reached", first=UNREACHABLE)
-        return self.advised, self.again
+            raise AcmeError("the CA cannot be reached", first_wait=UNREACHABLE)
+        return Advice(self.advised, self.again)
 
 
 class IssuanceTestCase(SynchronousTestCase):
@@ -78,7 +78,7 @@ class IssuanceTestCase(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, root)
         self.cache = CertCache(root, "https://ca.example/directory")
         self.cache.prepare()
-        self.authority = Authority()
+        self.authority = ca.Authority()
         self.clock = Clock()
         self.started = time.time()
         self.ca = Ca(self)
@@ -124,16 +124,11 @@ class IssuanceTestCase(SynchronousTestCase):
 
     def start(self) -> Issuance:
         issuance = Issuance(
-            self.ca,
             NAMES,
-            self.cache,
-            self.challenges,
+            Authority(self.ca, self.cache, self.challenges, self.in_thread),
             self.count,
             self,
-            self.clock,
-            self.in_thread,
-            self.now,
-            Random(1),
+            Timing(self.clock, self.now, Random(1)),
         )
         issuance.start()
         self.clock.advance(0)
@@ -213,14 +208,14 @@ class FailureTests(IssuanceTestCase):
         """While renewals fail the old certificate is in use, and the next attempt is announced."""
         self.cached(*NAMES, age=80)
         old = self.cache.fullchain.read_bytes()
-        self.ca.script = [AcmeError("the CA has refused", "urn:x")] * 3
+        self.ca.script = [AcmeError("the CA refused", problem="urn:x")] * 3
         self.start()
         self.pass_by(4 * 60, 1)
         self.assertEqual((self.ca.orders, self.issued), (2, 0))
         self.assertEqual(self.cache.fullchain.read_bytes(), old)
         self.assertEqual(self.challenges, {})
         failures = self.seen(Event.ACME_FAILED)
-        self.assertEqual(failures[0]["reason"], "the CA has refused")
+        self.assertEqual(failures[0]["reason"], "the CA refused")
         self.assertEqual(failures[0]["err"], "urn:x")
         self.assertTrue(REFUSED <= float(str(failures[0]["retry_in"])) <= 1.25 * REFUSED)
         self.pass_by(HOUR, 1)
@@ -237,7 +232,7 @@ class FailureTests(IssuanceTestCase):
 
     def test_unreachable(self) -> None:
         """One that cannot be reached is tried again within seconds, at first."""
-        self.ca.script = [AcmeError("cannot be reached", first=UNREACHABLE)] * 3
+        self.ca.script = [AcmeError("cannot be reached", first_wait=UNREACHABLE)] * 3
         self.start()
         self.pass_by(45, 0.5)
         self.assertEqual((self.ca.orders, self.issued), (4, 1))
@@ -360,7 +355,7 @@ class StopTests(IssuanceTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_at_every_step(self) -> None:
-        """Stopped while a thread is at anything, the CA is told, and nothing happens after it."""
+        """Stopped at any call in a thread, a conversation ends, and nothing happens after that."""
         for steps in range(6):
             self.events.clear()
             self.held, self.issued, self.ca = [], 0, Ca(self)
@@ -368,7 +363,7 @@ class StopTests(IssuanceTestCase):
             for _ in range(steps):
                 self.held.pop(0)()
             issuance.stop()
-            self.assertEqual(self.ca.stopped, steps >= 2, steps)
+            self.assertEqual(self.ca.stopped, steps in {2, 3}, steps)
             while self.held:
                 self.held.pop(0)()
             self.assertEqual(self.clock.getDelayedCalls(), [], steps)
@@ -376,69 +371,3 @@ class StopTests(IssuanceTestCase):
             self.assertEqual([event for event, _ in self.events], [Event.ACME_ORDERING])
             shutil.rmtree(self.cache.fullchain.parent.parent)
             self.cache.prepare()
-
-
-class Reactor(Clock):
-    """A clock that takes calls from threads, and runs them when it is asked to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrived: list[tuple[Callable[..., object], tuple[object, ...]]] = []
-        self.called = threading.Semaphore(0)
-
-    def callFromThread(self, function: Callable[..., object], *arguments: object) -> None:
-        self.arrived.append((function, arguments))
-        self.called.release()
-
-    def turn(self) -> None:
-        """Wait for one call from a thread, and run it."""
-        if not self.called.acquire(timeout=30):
-            raise AssertionError("no thread has called")
-        function, arguments = self.arrived.pop(0)
-        function(*arguments)
-
-
-class ThreadTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.reactor = Reactor()
-        self.thread = Thread(self.reactor, 60)
-
-    def test_result(self) -> None:
-        """What a call returns comes back in the reactor's thread."""
-        done = self.thread.run(threading.current_thread)
-        self.assertNoResult(done)
-        self.reactor.turn()
-        thread = self.successResultOf(done)
-        self.assertIsNot(thread, threading.current_thread())
-        self.assertTrue(thread.daemon, "the process must be able to end without it")
-
-    def test_failure(self) -> None:
-        """So does what it raises."""
-        done = self.thread.run(lambda: 1 / 0)
-        self.reactor.turn()
-        self.failureResultOf(done, ZeroDivisionError)
-
-    def test_deadline(self) -> None:
-        """A call that is late is given up; when it comes back after all, nobody cares."""
-        gate = threading.Event()
-        self.addCleanup(gate.set)
-        done = self.thread.run(gate.wait)
-        self.reactor.advance(61)
-        self.failureResultOf(done, AcmeError)
-        gate.set()
-        self.reactor.turn()
-
-    def test_few_at_a_time(self) -> None:
-        """Calls that hang do not pile up; when they end there is room again."""
-        gate = threading.Event()
-        self.addCleanup(gate.set)
-        for _ in range(4):
-            self.thread.run(gate.wait).addErrback(lambda _: None)
-        refused = self.failureResultOf(self.thread.run(gate.wait), AcmeError)
-        self.assertIn("earlier attempts", str(refused.value))
-        gate.set()
-        for _ in range(4):
-            self.reactor.turn()
-        done = self.thread.run(lambda: 1)
-        self.reactor.turn()
-        self.assertEqual(self.successResultOf(done), 1)
