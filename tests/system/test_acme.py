@@ -397,7 +397,7 @@ class DownTests(AcmeTestCase):
         self.assertRegex(
             relay.log(),
             rf'acme_failed reason="the CA could not validate {NAME}" '
-            r"err=urn:ietf:params:acme:error:connection duration=1[2-5]\d\n",
+            r"err=urn:ietf:params:acme:error:connection retry_in=1[2-5]\d\n",
         )
         self.assertEqual(fetch(relay.address, "/readyz")[0], 503)
 
