@@ -130,12 +130,12 @@ INTERNALS: Final = (
 )
 
 
-def problems(internals: Iterable[Internal] = INTERNALS, *, load: bool = False) -> Iterator[str]:
-    """Yield a sentence for each name that its library lacks.
+def problems(internals: Iterable[Internal] | None = None, *, load: bool = False) -> Iterator[str]:
+    """Yield a sentence for each name that its library lacks; by default, of the whole table.
 
     A library that is not loaded is not in use. Its names are skipped, unless ``load`` is true.
     """
-    for each in internals:
+    for each in INTERNALS if internals is None else internals:
         module = import_module(each.module) if load else sys.modules.get(each.module)
         if module is not None and not each.is_in(module):
             yield each.problem()

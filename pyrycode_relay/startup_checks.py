@@ -1,8 +1,8 @@
 """What is looked at before the relay serves.
 
-That is the limit of open files, and with ``--production`` that nothing is served in the clear
-to the world and that the process has no power it can spare. Each problem is one sentence with
-its fix.
+That is the libraries' private names, the limit of open files, and with ``--production`` that
+nothing is served in the clear to the world and that the process has no power it can spare. Each
+problem is one sentence with its fix.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pyrycode_relay import internals
 from pyrycode_relay.config.listen import Reach, reach, socket_reach
 from pyrycode_relay.config.settings import Settings
+from pyrycode_relay.startup_error import StartupError
 
 _NET_BIND_SERVICE: Final = 1 << 10
 """The capability to bind ports below 1024; it gives nothing else."""
@@ -23,6 +25,16 @@ _MOST_FILES: Final = 1_048_576
 """What stands for a limit of open files without end: the kernel's own, by default."""
 _STATUS: Final = Path("/proc/self/status")
 _CAPABILITIES: Final = re.compile(rb"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
+
+
+def check_libraries(*, acme: bool) -> None:
+    """Raise `StartupError` if a library lacks a private name that the relay uses.
+
+    The libraries for ACME are loaded and checked only if ``acme`` is true.
+    """
+    problems = [*internals.problems(load=acme)]
+    if problems:
+        raise StartupError(*problems)
 
 
 def raise_open_files() -> int:

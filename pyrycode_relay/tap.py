@@ -128,6 +128,7 @@ class Options(usage.Options):
             path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
             file = toml_file.read(path) if path else ConfigFile()
             self.settings = settings = Settings.read(self._given, os.environ, file)
+            startup_checks.check_libraries(acme=settings.acme)
             self.capacity = Capacity.within(startup_checks.raise_open_files(), settings.limits)
         except StartupError as error:
             _fail(error.problems)

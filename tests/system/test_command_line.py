@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from websockets.asyncio.client import unix_connect
@@ -126,6 +127,17 @@ class OptionTests(CommandLineTestCase):
         run = self.twistd("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertEqual(run.stdout, f"pyrycode-relay {__version__}\n")
+
+    def test_library_without_a_private_name(self) -> None:
+        """A library that lacks a name that the relay uses is named with its version."""
+        (self.directory / "sitecustomize.py").write_text(
+            "from twisted.protocols.tls import TLSMemoryBIOProtocol\n"
+            "del TLSMemoryBIOProtocol._checkHandshakeStatus\n"
+        )
+        run = self.twistd(self.listen, environment={"PYTHONPATH": str(self.directory)})
+        version = re.escape(metadata.version("Twisted"))
+        lost = r"TLSMemoryBIOProtocol\._checkHandshakeStatus"
+        self.refused(run, f"Twisted {version} has no {lost}, used by pyrycode_relay")
 
     def test_help(self) -> None:
         """``--help`` names every option with its default, and ends with 0."""

@@ -9,9 +9,25 @@ from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from pyrycode_relay import startup_checks
+from pyrycode_relay import internals, startup_checks
 from pyrycode_relay.config.settings import Settings
+from pyrycode_relay.startup_error import StartupError
 from tests.unit.bench import Cases, cases
+
+
+class LibraryTests(Cases):
+    def test_libraries(self) -> None:
+        """The libraries that are installed have what the relay uses, those for ACME too."""
+        startup_checks.check_libraries(acme=True)
+
+    def test_missing(self) -> None:
+        """A name that is missing ends the start with one sentence."""
+        twisted = ("Twisted", "twisted.internet.abstract")
+        lost = internals.Internal(*twisted, "FileDescriptor", "_gone", "websocket.transports")
+        self.patch(internals, "INTERNALS", (lost, *internals.INTERNALS))
+        error = self.assertRaises(StartupError, startup_checks.check_libraries, acme=False)
+        (problem,) = error.problems
+        self.assertEqual(problem, lost.problem())
 
 
 class OpenFilesTests(Cases):
