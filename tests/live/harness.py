@@ -2,24 +2,20 @@
 
 The relay listens on the real reactor, on loopback TCP and on a UNIX socket. A `Peer` is a
 WebSocket client on a raw blocking socket, so that a test decides about every byte: what is read
-and when, and how the socket ends. Nothing here shares code with the relay's own protocol stack.
-"""
+and when, and how the socket ends."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
 import shutil
 import socket
-import struct
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
@@ -33,171 +29,28 @@ from pyrycode_relay.limits import Limits
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.poller import Poller
+from tests.peers.blocking import RawPeer
+from tests.peers.envelopes import envelope, numbered
+from tests.peers.frames import CLOSE, PING, PONG, TEXT, close_frame, code_and_reason, frame
+from tests.peers.requests import binary_fields, phone_fields
+from tests.peers.waiting import on_reactor
 
 T = TypeVar("T")
-
-CONTINUATION, TEXT, CLOSE, PING, PONG = 0, 1, 8, 9, 10
 
 DEADLINE: Final = 15.0
 """Seconds after which a peer's blocking call, or a condition, is given up; far above any need."""
 
-_POLL: Final = 0.01
-_ZERO_MASK: Final = bytes(4)
-"""A masking key that changes nothing: legal, and cheap for a sender of many megabytes."""
 
-
-class Frame(NamedTuple):
-    """A frame that a peer has read."""
-
-    opcode: int
-    payload: bytes
-
-
-class Gone(Exception):
-    """The relay ended the connection: by FIN (``reset`` is false) or by RST."""
-
-    def __init__(self, reset: bool) -> None:
-        super().__init__("reset" if reset else "end of stream")
-        self.reset = reset
-
-
-def request_head(path: str, headers: dict[str, str], method: str = "GET") -> bytes:
-    """Return a WebSocket handshake request."""
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "Host: relay.test",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-        *(f"{name}: {value}" for name, value in headers.items()),
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def binary_headers(server_id: str) -> dict[str, str]:
-    """Return what a binary sends along."""
-    return {
-        "X-Pyrycode-Server": server_id,
-        "X-Pyrycode-Version": "1.2.3",
-        "User-Agent": "pyry-test",
-    }
-
-
-def phone_headers(server_id: str, token: str = "t0ken") -> dict[str, str]:
-    """Return what a v1 phone sends along."""
-    return {
-        "X-Pyrycode-Server": server_id,
-        "X-Pyrycode-Token": token,
-        "User-Agent": "phone-test",
-    }
-
-
-def encode_frame(payload: bytes, opcode: int = TEXT, final: bool = True) -> bytes:
-    """Return a masked frame."""
-    first, size = opcode | (0x80 if final else 0), len(payload)
-    if size <= 125:
-        head = struct.pack("!BB", first, 0x80 | size)
-    elif size <= 0xFFFF:
-        head = struct.pack("!BBH", first, 0xFE, size)
-    else:
-        head = struct.pack("!BBQ", first, 0xFF, size)
-    return head + _ZERO_MASK + payload
-
-
-def envelope(conn_id: str, frame: bytes) -> bytes:
-    """Return a binary's data envelope around ``frame``."""
-    return b'{"conn_id":%s,"frame":%s}' % (json.dumps(conn_id).encode(), frame)
-
-
-def directive(conn_id: str, code: int) -> bytes:
-    """Return a binary's close directive."""
-    return json.dumps({"conn_id": conn_id, "close_code": code}).encode()
-
-
-def numbered(sender: str, number: int, size: int = 0) -> bytes:
-    """Return a JSON frame that says who sent it and as which, at least ``size`` bytes long."""
-    bare = json.dumps({"from": sender, "n": number, "pad": ""}).encode()
-    return bare[:-2] + b"x" * (size - len(bare)) + bare[-2:]
-
-
-class Peer:
-    """A blocking WebSocket client on a raw socket; its methods belong into threads."""
+class Peer(RawPeer):
+    """A blocking WebSocket client that keeps the rules; its methods belong into threads."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+        super().__init__(sock)
         self.conn_id = ""
-        self._buffer = bytearray()
 
-    # Bytes
-
-    def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.sock.sendall(data)
-
-    def _fill(self) -> None:
-        try:
-            data = self.sock.recv(1 << 16)
-        except (ConnectionResetError, BrokenPipeError):
-            raise Gone(reset=True) from None
-        if not data:
-            raise Gone(reset=False)
-        self._buffer += data
-
-    def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._fill()
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def read_slowly(self, size: int, piece: int, pause: float) -> None:
-        """Bring ``size`` bytes into the buffer, ``piece`` bytes every ``pause`` seconds."""
-        while len(self._buffer) < size:
-            data = self.sock.recv(piece)
-            if not data:
-                raise Gone(reset=False)
-            self._buffer += data
-            time.sleep(pause)  # the pace is the point: this is a slow reader
-
-    def read_to_end(self) -> bytes:
-        """Return everything up to the end of the connection, however it ends."""
-        with contextlib.suppress(Gone):
-            while True:
-                self._fill()
-        return self._take(len(self._buffer))
-
-    # HTTP
-
-    def head(self) -> tuple[int, bytes]:
-        """Return the status and the head of an answer."""
-        while b"\r\n\r\n" not in self._buffer:
-            self._fill()
-        head = self._take(self._buffer.index(b"\r\n\r\n") + 4)
-        return int(head.split(b" ", 2)[1]), head
-
-    def upgrade(self, path: str, headers: dict[str, str]) -> None:
-        """Make the connection a WebSocket."""
-        self.write(request_head(path, headers))
-        status, head = self.head()
-        if status != 101:
-            raise AssertionError(f"no upgrade: {head!r}")
-
-    # Frames and messages
-
-    def send(self, payload: bytes, opcode: int = TEXT, final: bool = True) -> None:
+    def send(self, payload: bytes, opcode: int = TEXT, fin: bool = True) -> None:
         """Send a frame, by default one whole message."""
-        self.write(encode_frame(payload, opcode, final))
-
-    def frame(self) -> Frame:
-        """Return the next frame."""
-        first, second = self._take(2)
-        size = second & 0x7F
-        if size == 126:
-            size = int.from_bytes(self._take(2), "big")
-        elif size == 127:
-            size = int.from_bytes(self._take(8), "big")
-        return Frame(first & 0x0F, self._take(size))
+        self.write(frame(opcode, payload, fin=fin))
 
     def message(self) -> bytes:
         """Return the next message; pings on the way are answered, a close is an error."""
@@ -226,12 +79,12 @@ class Peer:
             if opcode == TEXT:
                 before.append(payload)
             elif opcode == CLOSE:
-                code = int.from_bytes(payload[:2], "big") if payload else 1005
+                code, reason = code_and_reason(payload)
                 if answer:
                     # The relay may have gone already.
                     with contextlib.suppress(OSError):
                         self.send(payload[:2], CLOSE)
-                return before, code, payload[2:].decode()
+                return before, code, reason
 
     def closed_with(self) -> tuple[int, str]:
         """Return the code and the reason of the close frame that comes next."""
@@ -239,24 +92,7 @@ class Peer:
 
     def say_close(self, code: int | None) -> None:
         """Send a close frame, an empty one for None."""
-        self.send(b"" if code is None else struct.pack("!H", code), CLOSE)
-
-    # Ends
-
-    def reset(self) -> None:
-        """End the connection with a RST."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
-
-    def finish(self) -> None:
-        """Send a FIN; what the relay sends can still be read."""
-        self.sock.shutdown(socket.SHUT_WR)
-
-    def release(self) -> None:
-        """Wake up whoever blocks in one of the methods, and close."""
-        with contextlib.suppress(OSError):  # it may not be connected any more
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
+        self.write(close_frame(code))
 
 
 class Recorder:
@@ -411,11 +247,7 @@ class RelayCase(TestCase):
 
     async def until(self, holds: Callable[[], object], what: str) -> None:
         """Wait until a condition holds; fail with ``what`` when it does not in good time."""
-        deadline = time.monotonic() + DEADLINE
-        while not holds():
-            if time.monotonic() > deadline:
-                self.fail(f"waited in vain: {what}")
-            await self.wait(_POLL)
+        await on_reactor(what, holds, DEADLINE)
 
     async def wait(self, seconds: float) -> None:
         """Let the reactor run for a while."""
@@ -439,12 +271,12 @@ class RelayCase(TestCase):
 
     async def binary(self, relay: Relay, server_id: str = "s", receive_buffer: int = 0) -> Peer:
         """Return a binary; whether it holds the slot is for the test to know."""
-        return await self.upgrade(relay, "/v2/server", binary_headers(server_id), receive_buffer)
+        return await self.upgrade(relay, "/v2/server", binary_fields(server_id), receive_buffer)
 
     async def phone(self, relay: Relay, server_id: str = "s", receive_buffer: int = 0) -> Peer:
         """Return a registered phone, which knows its ``conn_id``."""
         before = len(relay.recorder.of(Event.PHONE_REGISTERED))
-        peer = await self.upgrade(relay, "/v1/client", phone_headers(server_id), receive_buffer)
+        peer = await self.upgrade(relay, "/v1/client", phone_fields(server_id), receive_buffer)
         registered = relay.recorder.of(Event.PHONE_REGISTERED)
         self.assertEqual(before + 1, len(registered), "the phone was not registered")
         peer.conn_id = registered[-1]["conn_id"]

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
-from tests.live.harness import DEADLINE, Relay, RelayCase, binary_headers, phone_headers
+from tests.live.harness import DEADLINE, Relay, RelayCase
+from tests.peers.requests import binary_fields, phone_fields
 
 CAP = 262_144
 
@@ -66,8 +67,8 @@ class LibraryClients(RelayCase):
         """Frames of all sizes up to the cap go both ways, byte for byte, with fragments, binary
         messages and pings among them; the phone's goodbye reaches the binary."""
         relay = self.relay()
-        binary = await self.client(relay, "/v1/server", binary_headers("s"))
-        phone = await self.client(relay, "/v1/client", phone_headers("s"))
+        binary = await self.client(relay, "/v1/server", binary_fields("s"))
+        phone = await self.client(relay, "/v1/client", phone_fields("s"))
         for size in (2, 125, 126, 127, 65_535, 65_536, CAP):
             frame = b'"' + b"x" * (size - 2) + b'"'
             await self.in_thread(phone.send, frame.decode())
@@ -87,18 +88,18 @@ class LibraryClients(RelayCase):
     async def test_refusals_after_the_upgrade(self) -> None:
         """4404, 4409, 4429, 1007 and 1009 reach the library's user with their reasons."""
         relay = self.relay(max_phones=1)
-        binary = await self.client(relay, "/v1/server", binary_headers("s"))
-        phone = await self.client(relay, "/v1/client", phone_headers("s"))
-        again = await self.client(relay, "/v2/server", binary_headers("s"))
+        binary = await self.client(relay, "/v1/server", binary_fields("s"))
+        phone = await self.client(relay, "/v1/client", phone_fields("s"))
+        again = await self.client(relay, "/v2/server", binary_fields("s"))
         self.assertEqual((4409, "server-id already claimed"), await self.closed(again))
-        second = await self.client(relay, "/v1/client", phone_headers("s"))
+        second = await self.client(relay, "/v1/client", phone_fields("s"))
         self.assertEqual((4429, "too many phones for server-id"), await self.closed(second))
-        stray = await self.client(relay, "/v1/client", phone_headers("nobody"))
+        stray = await self.client(relay, "/v1/client", phone_fields("nobody"))
         self.assertEqual((4404, "no server with that id"), await self.closed(stray))
         await self.in_thread(phone.send, "{} {}")
         self.assertEqual((1007, "frame is not valid JSON"), await self.closed(phone))
         self.assertEqual(1007, json.loads(await self.receive(binary))["close_code"])
-        long = await self.client(relay, "/v1/client", phone_headers("s"))
+        long = await self.client(relay, "/v1/client", phone_fields("s"))
         await self.in_thread(long.send, '"' + "x" * CAP + '"')
         self.assertEqual(1009, (await self.closed(long))[0])
         self.assertEqual(1009, json.loads(await self.receive(binary))["close_code"])
@@ -106,7 +107,7 @@ class LibraryClients(RelayCase):
     async def test_refusal_before_the_upgrade(self) -> None:
         """A request without a required header is refused with 400 and an empty body."""
         relay = self.relay()
-        headers = phone_headers("s")
+        headers = phone_fields("s")
         del headers["X-Pyrycode-Token"]
         with self.assertRaises(InvalidStatus) as caught:
             await self.client(relay, "/v1/client", headers)
@@ -118,8 +119,8 @@ class LibraryClients(RelayCase):
         """A binary's close directive, with a frame before it, and the drain's 1001 reach the
         library's user."""
         relay = self.relay()
-        binary = await self.client(relay, "/v1/server", binary_headers("s"))
-        phone = await self.client(relay, "/v1/client", phone_headers("s"))
+        binary = await self.client(relay, "/v1/server", binary_fields("s"))
+        phone = await self.client(relay, "/v1/client", phone_fields("s"))
         await self.in_thread(phone.send, "1")
         conn_id = json.loads(await self.receive(binary))["conn_id"]
         last = {"conn_id": conn_id, "frame": {"last": True}, "close_code": 4421}

@@ -10,19 +10,10 @@ from twisted.python.failure import Failure
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.websocket.connection import RelayProtocol
-from tests.live.harness import (
-    Gone,
-    Peer,
-    Relay,
-    RelayCase,
-    binary_headers,
-    numbered,
-    phone_headers,
-    request_head,
-    round_trip,
-    server_end,
-    server_ends,
-)
+from tests.live.harness import Peer, Relay, RelayCase, round_trip, server_end, server_ends
+from tests.peers.blocking import Gone
+from tests.peers.envelopes import numbered
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
 
 BROKEN = (1011, "internal error")
 
@@ -106,12 +97,12 @@ class Containment(RelayCase):
             factory.connect = connect  # type: ignore[method-assign]
 
         break_next("opened")
-        peer = await self.upgrade(relay, "/v1/client", phone_headers("s"))
+        peer = await self.upgrade(relay, "/v1/client", phone_fields("s"))
         self.assertEqual(BROKEN, await self.in_thread(peer.closed_with))
         self.assert_traceback()
 
         break_next("ended")
-        peer = await self.upgrade(relay, "/v1/client", phone_headers("s"))
+        peer = await self.upgrade(relay, "/v1/client", phone_fields("s"))
         await self.in_thread(peer.say_close, 1000)
         self.assertEqual((1000, ""), await self.in_thread(peer.closed_with))
         await self.until(lambda: sum(1 for _ in server_ends()) == before, "the end")
@@ -125,7 +116,7 @@ class Containment(RelayCase):
         factory = relay.service._phones[0]
         self.patch(factory, "gate", broken)
         peer = await self.dial(relay)
-        await self.in_thread(peer.write, request_head("/v1/client", phone_headers("s")))
+        await self.in_thread(peer.write, upgrade_request("/v1/client", phone_fields("s")))
         answer = await self.in_thread(peer.read_to_end)
         self.assertTrue(answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), answer)
         self.assertTrue(answer.endswith(b"\r\n\r\n"), answer)
@@ -175,7 +166,7 @@ class SendBuffers(RelayCase):
         binary, phone = await self.binary(relay), await self.phone(relay)
         self.assertEqual([40_000, 40_000], await self.sizes(relay, [binary, phone]))
         untouched = self.relay(send_buffer=0)
-        peer = await self.upgrade(untouched, "/v1/server", binary_headers("s"))
+        peer = await self.upgrade(untouched, "/v1/server", binary_fields("s"))
         self.assertGreater((await self.sizes(untouched, [peer]))[0], 40_000)
 
     async def test_send_buffer_is_set_on_unix_sockets(self) -> None:
@@ -191,7 +182,7 @@ class SendBuffers(RelayCase):
         """A refused request's socket is closed by the relay, whatever the peer does."""
         relay = self.relay(close_timeout=0.5)
         peer = await self.dial(relay)
-        await self.in_thread(peer.write, request_head("/v1/client", {"User-Agent": "x"}))
+        await self.in_thread(peer.write, upgrade_request("/v1/client", {"User-Agent": "x"}))
         self.assertEqual(400, (await self.in_thread(peer.head))[0])
         with self.assertRaises(Gone):
             await self.in_thread(peer.frame)

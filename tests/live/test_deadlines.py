@@ -7,19 +7,10 @@ import time
 from collections.abc import Sequence
 
 from pyrycode_relay.events import Event
-from tests.live.harness import (
-    PING,
-    PONG,
-    TEXT,
-    Peer,
-    RelayCase,
-    encode_frame,
-    envelope,
-    numbered,
-    phone_headers,
-    request_head,
-    round_trip,
-)
+from tests.live.harness import Peer, RelayCase, round_trip
+from tests.peers.envelopes import envelope, numbered
+from tests.peers.frames import CONTINUATION, PING, PONG, frame, text_frame
+from tests.peers.requests import phone_fields, upgrade_request
 
 
 def dribble(peer: Peer, data: bytes, piece: int, pause: float = 0.0) -> int:
@@ -43,9 +34,9 @@ class PartialMessages(RelayCase):
         """A phone or a binary that begins a message, or a frame, and does not finish it is
         closed 1008; pings and pongs in between do not help."""
         relay = self.relay(message_timeout=0.3, close_timeout=1.0)
-        whole = encode_frame(numbered("peer", 0, 400))
-        fragment = encode_frame(b'{"a":', TEXT, False)
-        for part in (whole[:1], whole[:5], whole[:200], fragment, fragment + encode_frame(b"", 9)):
+        whole = text_frame(numbered("peer", 0, 400))
+        fragment = text_frame(b'{"a":', fin=False)
+        for part in (whole[:1], whole[:5], whole[:200], fragment, fragment + frame(PING)):
             binary = await self.binary(relay)
             phone = await self.phone(relay)
             await self.in_thread(phone.write, part)
@@ -63,9 +54,7 @@ class PartialMessages(RelayCase):
         relay = self.relay(message_timeout=0.5, close_timeout=1.0)
         binary = await self.binary(relay)
         phone = await self.phone(relay)
-        dribbling = self.in_thread(
-            dribble, phone, encode_frame(numbered("phone", 0, 2000)), 20, 0.05
-        )
+        dribbling = self.in_thread(dribble, phone, text_frame(numbered("phone", 0, 2000)), 20, 0.05)
         notice = await self.in_thread(binary.envelope)
         self.assertEqual({"conn_id": phone.conn_id, "close_code": 1008}, notice)
         self.assertEqual(
@@ -81,8 +70,8 @@ class PartialMessages(RelayCase):
         binary = await self.binary(relay)
         phone = await self.phone(relay)
         frames = [numbered("phone", number, 90) for number in range(40)]
-        stream = b"".join(map(encode_frame, frames))
-        self.assertNotEqual(0, len(encode_frame(frames[0])) % 64, "pieces end with messages")
+        stream = b"".join(map(text_frame, frames))
+        self.assertNotEqual(0, len(text_frame(frames[0])) % 64, "pieces end with messages")
         started = time.monotonic()
         dribbling = self.in_thread(dribble, phone, stream, 64, 0.05)
         for number in range(len(frames)):
@@ -107,10 +96,10 @@ class PartialMessages(RelayCase):
         phone = await self.phone(relay)
         frame = numbered("phone", 0, 262_144)
         self.assertEqual(262_144, len(frame))
-        await self.in_thread(dribble, phone, encode_frame(frame), 100, 0.0002)
+        await self.in_thread(dribble, phone, text_frame(frame), 100, 0.0002)
         got = await self.in_thread(binary.message)
         self.assertEqual(envelope(phone.conn_id, frame), got)
-        await self.in_thread(dribble, binary, encode_frame(got), 100, 0.0002)
+        await self.in_thread(dribble, binary, text_frame(got), 100, 0.0002)
         self.assertEqual(frame, await self.in_thread(phone.message))
 
     async def test_message_in_many_fragments(self) -> None:
@@ -119,15 +108,15 @@ class PartialMessages(RelayCase):
         relay = self.relay()
         binary = await self.binary(relay)
         phone = await self.phone(relay)
-        frame = numbered("phone", 0, 100_000)
-        pieces = [frame[start : start + 100] for start in range(0, len(frame), 100)]
-        stream = encode_frame(pieces[0], TEXT, False)
+        message = numbered("phone", 0, 100_000)
+        pieces = [message[start : start + 100] for start in range(0, len(message), 100)]
+        stream = text_frame(pieces[0], fin=False)
         for number, piece in enumerate(pieces[1:], 1):
             if number % 100 == 0:
-                stream += encode_frame(b"%d" % number, PING)
-            stream += encode_frame(piece, 0, number == len(pieces) - 1)
+                stream += frame(PING, b"%d" % number)
+            stream += frame(CONTINUATION, piece, fin=number == len(pieces) - 1)
         await self.in_thread(phone.write, stream)
-        self.assertEqual(envelope(phone.conn_id, frame), await self.in_thread(binary.message))
+        self.assertEqual(envelope(phone.conn_id, message), await self.in_thread(binary.message))
         for number in range(100, len(pieces), 100):
             self.assertEqual((PONG, b"%d" % number), await self.in_thread(phone.frame))
 
@@ -143,7 +132,7 @@ class Bursts(RelayCase):
         for size in (0, 3000):
             phone = await self.phone(relay, receive_buffer=16_384)
             frames = [numbered("binary", number, size) for number in range(300)]
-            burst = b"".join(encode_frame(envelope(phone.conn_id, frame)) for frame in frames)
+            burst = b"".join(text_frame(envelope(phone.conn_id, frame)) for frame in frames)
             await self.in_thread(binary.write, burst)
             self.assertEqual(frames, await self.in_thread(phone.messages, len(frames)))
         self.assertEqual([], relay.recorder.of(Event.PHONE_UNREGISTERED))
@@ -154,8 +143,8 @@ class Bursts(RelayCase):
         binary = await self.binary(relay)
         phone = await self.dial(relay)
         frames = [numbered("phone", number, 500) for number in range(200)]
-        stream = b"".join(map(encode_frame, frames))
-        request = request_head("/v1/client", phone_headers("s"))
+        stream = b"".join(map(text_frame, frames))
+        request = upgrade_request("/v1/client", phone_fields("s"))
         await self.in_thread(phone.write, request + stream)
         self.assertEqual(101, (await self.in_thread(phone.head))[0])
         for number in range(len(frames)):
@@ -169,10 +158,10 @@ class Bursts(RelayCase):
         binary = await self.binary(relay)
         phone = await self.phone(relay)
         frames = [numbered("x", number, 3000) for number in range(300)]
-        upward = self.in_thread(phone.write, b"".join(map(encode_frame, frames)))
-        for frame in frames:
+        upward = self.in_thread(phone.write, b"".join(map(text_frame, frames)))
+        for message in frames:
             got = await self.in_thread(binary.message)
-            self.assertEqual(envelope(phone.conn_id, frame), got)
+            self.assertEqual(envelope(phone.conn_id, message), got)
             await self.in_thread(binary.send, got)
         await upward
         self.assertEqual(frames, await self.in_thread(phone.messages, len(frames)))
@@ -185,7 +174,7 @@ class SlowRequests(RelayCase):
         """A connection that says nothing, or whose request's head dribbles in, ends at the
         header timeout; bytes that keep coming do not move it."""
         relay = self.relay(header_timeout=0.5)
-        head = request_head("/v1/client", phone_headers("s"))
+        head = upgrade_request("/v1/client", phone_fields("s"))
         for part in (b"", head[:-2]):
             peer = await self.dial(relay)
             await self.in_thread(peer.write, part)
@@ -213,7 +202,7 @@ class SlowRequests(RelayCase):
         """Send a request with more header lines; return what the relay says to that."""
         relay = self.relay(header_timeout=60.0, close_timeout=0.5)
         await self.binary(relay)
-        head = request_head("/v1/client", phone_headers("s"))[:-2]
+        head = upgrade_request("/v1/client", phone_fields("s"))[:-2]
         peer = await self.dial(relay)
         writing = self.in_thread(dribble, peer, head + b"".join(lines) + b"\r\n", 65_536)
         answer = await self.in_thread(peer.read_to_end)
@@ -241,7 +230,7 @@ class SlowRequests(RelayCase):
         relay = self.relay()
         await self.binary(relay)
         extra = {f"x-{number}": "y" for number in range(100)}
-        await self.upgrade(relay, "/v1/client", phone_headers("s") | extra)
+        await self.upgrade(relay, "/v1/client", phone_fields("s") | extra)
         self.assertEqual((1, 1), relay.counts())
 
 

@@ -11,20 +11,11 @@ from twisted.internet.defer import Deferred
 from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
 from pyrycode_relay.tally import FRAME
-from tests.live.harness import (
-    PING,
-    PONG,
-    Gone,
-    Peer,
-    Relay,
-    RelayCase,
-    encode_frame,
-    envelope,
-    numbered,
-    phone_headers,
-    request_head,
-    server_end,
-)
+from tests.live.harness import Peer, Relay, RelayCase, server_end
+from tests.peers.blocking import Gone
+from tests.peers.envelopes import envelope, numbered
+from tests.peers.frames import PING, PONG, text_frame
+from tests.peers.requests import phone_fields, upgrade_request
 
 GONE = (1001, "shutting down")
 SPARE = 5.0
@@ -91,7 +82,7 @@ class Draining(RelayCase):
         await self.until(lambda: relay.queued > 500_000, "the phone's backlog")
         queued = relay.queued
         to_binary = [numbered(talker.conn_id, number, 20_000) for number in range(45)]
-        await self.in_thread(talker.write, b"".join(map(encode_frame, to_binary)))
+        await self.in_thread(talker.write, b"".join(map(text_frame, to_binary)))
         await self.all_read(talker)
         self.assertGreater(relay.queued, queued + 500_000)
 
@@ -146,7 +137,7 @@ class Draining(RelayCase):
         stopped = await self.phone(relay, receive_buffer=16_384)
         mute = await self.phone(relay)
         half = await self.phone(relay)
-        await self.in_thread(half.write, encode_frame(numbered("half", 0, 500))[:100])
+        await self.in_thread(half.write, text_frame(numbered("half", 0, 500))[:100])
         for number in range(12):
             frame = numbered("binary", number, 250_000)
             await self.in_thread(binary.send, envelope(stopped.conn_id, frame))
@@ -167,7 +158,7 @@ class Draining(RelayCase):
         await self.binary(relay, receive_buffer=16_384)
         talker = await self.phone(relay)
         frames = [numbered("talker", number, 20_000) for number in range(60)]
-        await self.in_thread(talker.write, b"".join(map(encode_frame, frames)))
+        await self.in_thread(talker.write, b"".join(map(text_frame, frames)))
         await self.until(lambda: relay.queued > 500_000, "the backlog")
         started = time.monotonic()
         stopping = self.stop_relay(relay)
@@ -193,7 +184,7 @@ class Draining(RelayCase):
         and a request that had begun before ends without an answer or with a 503."""
         relay = self.relay(drain_timeout=2.0, close_timeout=60.0, header_timeout=60.0)
         mute = await self.phone_of_a_binary(relay)
-        head = request_head("/v1/client", phone_headers("s"))
+        head = upgrade_request("/v1/client", phone_fields("s"))
         begun, silent = await self.dial(relay), await self.dial(relay)
         await self.in_thread(begun.write, head[:-2])
         await self.until(lambda: len(relay.service.site.channels) == 2, "the channels")

@@ -8,7 +8,9 @@ from collections import defaultdict
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from tests.live.harness import Gone, Peer, Relay, RelayCase, envelope, numbered, round_trip
+from tests.live.harness import Peer, Relay, RelayCase, round_trip
+from tests.peers.blocking import Gone
+from tests.peers.envelopes import envelope, numbered
 
 HOLD = 65_536
 SIZE = 4096

@@ -6,15 +6,9 @@ import time
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.protocol.close_codes import EndCause
-from tests.live.harness import (
-    Gone,
-    Peer,
-    RelayCase,
-    envelope,
-    numbered,
-    resident_bytes,
-    round_trip,
-)
+from tests.live.harness import Peer, RelayCase, resident_bytes, round_trip
+from tests.peers.blocking import Gone
+from tests.peers.envelopes import envelope, numbered
 
 STALL = 1.0
 MIB = 1 << 20

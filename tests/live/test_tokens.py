@@ -12,15 +12,9 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from tests.live.harness import (
-    Peer,
-    Relay,
-    RelayCase,
-    binary_headers,
-    encode_frame,
-    phone_headers,
-    request_head,
-)
+from tests.live.harness import Peer, Relay, RelayCase
+from tests.peers.frames import text_frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
 
 
 class Tokens:
@@ -94,7 +88,7 @@ class TokensLeaveNothing(RelayCase):
 
     def present(self, peer: Peer, path: str, headers: dict[str, str]) -> int:
         """Send a request with its headers; return the status. The socket stays open."""
-        peer.write(request_head(path, headers))
+        peer.write(upgrade_request(path, headers))
         return peer.head()[0]
 
     async def request(self, relay: Relay, path: str, headers: dict[str, str], status: int) -> Peer:
@@ -105,10 +99,10 @@ class TokensLeaveNothing(RelayCase):
 
     async def come_and_be_refused(self, relay: Relay, path: str, tokens: Tokens) -> None:
         """Have one phone accepted at a path, and others refused for every reason."""
-        await self.request(relay, path, phone_headers("s", tokens.new()), 101)
+        await self.request(relay, path, phone_fields("s", tokens.new()), 101)
         # By close frames: over the cap, and without a binary.
         for server_id in ("full", "nobody"):
-            peer = await self.request(relay, path, phone_headers(server_id, tokens.new()), 101)
+            peer = await self.request(relay, path, phone_fields(server_id, tokens.new()), 101)
             _, code, _ = await self.in_thread(peer.closing, False)
             self.assertIn(code, {4404, 4429})
         # By the gate, and by what comes before it.
@@ -122,17 +116,17 @@ class TokensLeaveNothing(RelayCase):
             {"x-pyrycode-token": token},
         ]
         for headers in wrong:
-            await self.request(relay, path, phone_headers("s", tokens.new()) | headers, 400)
+            await self.request(relay, path, phone_fields("s", tokens.new()) | headers, 400)
         old = {"Sec-WebSocket-Version": "12"}
-        await self.request(relay, path, phone_headers("s", tokens.new()) | old, 426)
+        await self.request(relay, path, phone_fields("s", tokens.new()) | old, 426)
 
     async def go_elsewhere(self, relay: Relay, tokens: Tokens) -> None:
         """Send tokens to paths that have no use for them."""
-        await self.request(relay, "/nowhere", phone_headers("s", tokens.new()), 404)
-        await self.request(relay, "/v1/server", phone_headers("s", tokens.new()), 400)
+        await self.request(relay, "/nowhere", phone_fields("s", tokens.new()), 404)
+        await self.request(relay, "/v1/server", phone_fields("s", tokens.new()), 400)
         extra = {"X-Pyrycode-Token": tokens.new()}
-        await self.request(relay, "/v1/server", binary_headers("t") | extra, 101)
-        await self.request(relay, "/healthz", phone_headers("s", tokens.new()), 200)
+        await self.request(relay, "/v1/server", binary_fields("t") | extra, 101)
+        await self.request(relay, "/healthz", phone_fields("s", tokens.new()), 200)
 
     async def test_no_token_is_to_be_found(self) -> None:
         """No token of any phone, accepted or refused for whatever reason, is in the process's
@@ -157,7 +151,7 @@ class TokensLeaveNothing(RelayCase):
         tokens = Tokens()
 
         def in_pieces(peer: Peer) -> None:
-            head = request_head("/v1/client", phone_headers("s", tokens.new()))
+            head = upgrade_request("/v1/client", phone_fields("s", tokens.new()))
             middle = head.index(b"Token") + 20
             peer.write(head[:middle])
             peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,12 +160,12 @@ class TokensLeaveNothing(RelayCase):
             peer.head()
 
         def with_a_frame(peer: Peer) -> None:
-            head = request_head("/v1/client", phone_headers("s", tokens.new()))
-            peer.write(head + encode_frame(b'"hello"') + encode_frame(b"4" * 300)[:100])
+            head = upgrade_request("/v1/client", phone_fields("s", tokens.new()))
+            peer.write(head + text_frame(b'"hello"') + text_frame(b"4" * 300)[:100])
             peer.head()
 
         def elsewhere(peer: Peer) -> None:
-            headers = phone_headers("s", tokens.new())
+            headers = phone_fields("s", tokens.new())
             ask = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             peer.write(f"GET /healthz HTTP/1.1\r\nHost: x\r\n{ask}\r\n".encode())
             peer.head()

@@ -7,21 +7,10 @@ from typing import Any, Final
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from tests.live.harness import (
-    PING,
-    TEXT,
-    Peer,
-    RelayCase,
-    binary_headers,
-    directive,
-    encode_frame,
-    envelope,
-    numbered,
-    phone_headers,
-    request_head,
-    round_trip,
-    server_ends,
-)
+from tests.live.harness import Peer, RelayCase, round_trip, server_ends
+from tests.peers.envelopes import directive, envelope, numbered
+from tests.peers.frames import PING, TEXT, frame, text_frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
 
 End = Callable[[Peer], None]
 
@@ -53,14 +42,14 @@ ENDS: Final[dict[str, tuple[End, int]]] = {
 }
 """Ways for a phone to go, and the code that its binary is told."""
 
-MESSAGE: Final = encode_frame(b'{"pad":"' + b"x" * 300 + b'"}')
+MESSAGE: Final = text_frame(b'{"pad":"' + b"x" * 300 + b'"}')
 PARTS: Final = {
     "nothing": b"",
     "half a header": MESSAGE[:1],
     "a header": MESSAGE[:8],
     "half a frame": MESSAGE[:150],
-    "a first fragment": encode_frame(b'{"a":', final=False),
-    "half a ping": encode_frame(b"ping", PING)[:4],
+    "a first fragment": text_frame(b'{"a":', fin=False),
+    "half a ping": frame(PING, b"ping")[:4],
 }
 """What a phone may be in the middle of."""
 
@@ -114,7 +103,7 @@ class VanishingPhones(RelayCase):
                 continue  # a reset may take what is still unread with it
             phone = await self.phone(relay)
             frames = [numbered(phone.conn_id, number, 5000) for number in range(20)]
-            await self.in_thread(phone.write, b"".join(map(encode_frame, frames)))
+            await self.in_thread(phone.write, b"".join(map(text_frame, frames)))
             await self.in_thread(end, phone)
             for number in range(len(frames)):
                 got = await self.in_thread(binary.envelope)
@@ -174,7 +163,7 @@ class VanishingRequests(RelayCase):
         count, no event, no open channel."""
         relay = self.relay(header_timeout=60.0)
         binary = await self.binary(relay)
-        head = request_head("/v1/client", phone_headers("s"))
+        head = upgrade_request("/v1/client", phone_fields("s"))
         events = len(relay.recorder.events)
         ends: dict[str, End] = {"a reset": Peer.reset, "a FIN": Peer.finish}
         for way, end in ends.items():
@@ -197,15 +186,15 @@ class VanishingRequests(RelayCase):
         relay = self.relay(grace=0.2)
         binary = await self.binary(relay)
         requests = {
-            "/v1/client": phone_headers("s"),
-            "/v1/server": binary_headers("t"),
+            "/v1/client": phone_fields("s"),
+            "/v1/server": binary_fields("t"),
             "/healthz": {},
             "/nowhere": {},
         }
         for path, headers in requests.items():
             for end in (Peer.finish, Peer.reset):
                 peer = await self.dial(relay)
-                await self.in_thread(peer.write, request_head(path, headers))
+                await self.in_thread(peer.write, upgrade_request(path, headers))
                 await self.in_thread(end, peer)
         await self.until(lambda: not relay.service.site.channels, "the channels' end")
         await self.until(lambda: relay.counts() == (1, 0), "the counts")
@@ -240,7 +229,7 @@ class VanishingBinaries(RelayCase):
         binary = await self.binary(relay)
         phone = await self.phone(relay)
         frames = [numbered("binary", number, 20_000) for number in range(50)]
-        sent = b"".join(encode_frame(envelope(phone.conn_id, frame)) for frame in frames)
+        sent = b"".join(text_frame(envelope(phone.conn_id, frame)) for frame in frames)
         await self.in_thread(binary.write, sent)
         await self.in_thread(binary.finish)
         self.assertEqual(frames, await self.in_thread(phone.messages, len(frames)))
@@ -288,7 +277,7 @@ class VanishingBinaries(RelayCase):
         incumbent = await self.binary(relay)
         phone = await self.phone(relay)
         frames = [numbered("newcomer", number, 4000) for number in range(200)]
-        stream = b"".join(encode_frame(envelope(phone.conn_id, frame)) for frame in frames)
+        stream = b"".join(text_frame(envelope(phone.conn_id, frame)) for frame in frames)
 
         loser = await self.binary(relay)
         sending = self.in_thread(loser.write, stream)
@@ -333,7 +322,7 @@ class VanishingBinaries(RelayCase):
         incumbent = await self.binary(relay)
         phone = await self.phone(relay)
         frame = numbered("binary", 0, 200_000)
-        sent = encode_frame(envelope(phone.conn_id, frame))
+        sent = text_frame(envelope(phone.conn_id, frame))
         await self.in_thread(incumbent.write, sent[:1000])
         newcomer = await self.binary(relay)
         losing = self.in_thread(newcomer.closed_with)

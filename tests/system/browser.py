@@ -14,7 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 
 from tests import needs
-from tests.system.harness import eventually
+from tests.peers.waiting import eventually
 
 FLAGS = (
     "--headless=new",

@@ -14,27 +14,24 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-T = TypeVar("T")
+from tests.peers.blocking import RawPeer
+from tests.peers.requests import TOKEN, Headers, binary_fields, phone_fields
+from tests.peers.waiting import DEADLINE, eventually, soon
 
 ROOT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
-
-DEADLINE = 30.0
-"""Seconds after which something that was to happen will not: generous, for slow machines."""
 
 LIFTED = ("--upgrade-rate=0", "--max-connections-per-address=0")
 """Options by which an address is not bounded, as all peers here have the same; later ones win."""
@@ -62,29 +59,6 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         kept["COVERAGE_PROCESS_START"] = str(config)
         kept.setdefault("COVERAGE_FILE", str(config.with_name(".coverage")))
     return kept | {"PYRYCODE_RELAY_ADMIN_LISTEN": ""} | dict(more or {})
-
-
-def eventually(what: str, holds: Callable[..., T], deadline: float = DEADLINE) -> T:
-    """Return the first true value of ``holds``; fail when there is none before the deadline.
-
-    ``holds`` is called without arguments; in a loop, a lambda binds its variables as defaults.
-    """
-    end = time.monotonic() + deadline
-    while not (value := holds()):
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline:g} s: {what}")
-        time.sleep(0.02)
-    return value
-
-
-async def soon(what: str, holds: Callable[..., T], deadline: float = DEADLINE) -> T:
-    """Do as `eventually` does, and let other tasks run meanwhile."""
-    end = time.monotonic() + deadline
-    while not (value := holds()):
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline:g} s: {what}")
-        await asyncio.sleep(0.02)
-    return value
 
 
 def dial(address: Address, receive_buffer: int | None = None) -> socket.socket:
@@ -340,21 +314,18 @@ class SystemTestCase(SynchronousTestCase):
 
 def binary(relay: Relay, server_id: str, **more: Any) -> connect:
     """Connect as a binary: to be awaited, or entered with ``async with``."""
-    return peer(
-        relay, "/v1/server", {"X-Pyrycode-Server": server_id, "X-Pyrycode-Version": "1.2.3"}, **more
-    )
+    return peer(relay, "/v1/server", binary_fields(server_id), **more)
 
 
-def phone(relay: Relay, server_id: str, token: str = "courier", **more: Any) -> connect:
+def phone(relay: Relay, server_id: str, token: str = TOKEN, **more: Any) -> connect:
     """Connect as a phone: to be awaited, or entered with ``async with``."""
-    return peer(
-        relay, "/v1/client", {"X-Pyrycode-Server": server_id, "X-Pyrycode-Token": token}, **more
-    )
+    return peer(relay, "/v1/client", phone_fields(server_id, token), **more)
 
 
 def peer(relay: Relay, path: str, headers: Mapping[str, str], **more: Any) -> connect:
     """Connect to a path. The peer reads whatever comes, and answers pings."""
     options = {
+        "user_agent_header": None,
         "compression": None,
         "max_size": None,
         "max_queue": None,
@@ -439,80 +410,15 @@ async def bystanders(relay: Relay, server_id: str = "bystander") -> AsyncIterato
 
 # Peers that keep no rules
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    final: bool = True,
-    reserved: int = 0,
-    masked: bool = True,
-    length: int | None = None,
-) -> bytes:
-    """Return a WebSocket frame, masked with zeros; ``length`` is what it says its length is."""
-    size = len(payload) if length is None else length
-    first = final << 7 | reserved << 4 | opcode
-    bit = masked << 7
-    if size <= 125:
-        head = struct.pack("!BB", first, bit | size)
-    elif size <= 0xFFFF:
-        head = struct.pack("!BBH", first, bit | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, bit | 127, size)
-    return head + (bytes(4) if masked else b"") + payload
-
-
-def handshake(path: str, fields: Mapping[str, str | bytes]) -> bytes:
-    """Return a WebSocket request with these headers besides those of the handshake."""
-    lines = [
-        f"GET {path} HTTP/1.1".encode(),
-        b"Host: relay",
-        b"Upgrade: websocket",
-        b"Connection: Upgrade",
-        b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==",
-    ]
-    for name, value in fields.items():
-        lines.append(name.encode() + b": " + (value.encode() if isinstance(value, str) else value))
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def phone_fields(server_id: str, **more: str | bytes) -> dict[str, str | bytes]:
-    """Return a phone's headers; underscores in the names of more stand for hyphens."""
-    return {
-        "User-Agent": "bare",
-        "X-Pyrycode-Server": server_id,
-        "X-Pyrycode-Token": "courier",
-        **{name.replace("_", "-"): value for name, value in more.items()},
-    }
-
-
-def binary_fields(server_id: str) -> dict[str, str | bytes]:
-    """Return a binary's headers."""
-    return {"User-Agent": "bare", "X-Pyrycode-Server": server_id, "X-Pyrycode-Version": "1"}
-
-
-class BarePeer:
-    """A WebSocket peer on a bare socket, which does only what it is told to. It blocks."""
+class BarePeer(RawPeer):
+    """A WebSocket peer that does only what it is told to. It blocks."""
 
     def __init__(
-        self,
-        relay: Relay,
-        path: str,
-        fields: Mapping[str, str | bytes],
-        receive_buffer: int | None = None,
+        self, relay: Relay, path: str, fields: Headers, receive_buffer: int | None = None
     ) -> None:
-        self.sock = dial(relay.address, receive_buffer)
-        self.sock.sendall(handshake(path, fields))
-        self._unread = b""
-        while b"\r\n\r\n" not in self._unread:
-            part = self.sock.recv(4096)
-            assert part, f"closed after {self._unread!r}"
-            self._unread += part
-        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 "), head
+        super().__init__(dial(relay.address, receive_buffer))
+        self.upgrade(path, fields)
 
     def __enter__(self) -> BarePeer:
         return self
@@ -523,43 +429,4 @@ class BarePeer:
     def send(self, data: bytes) -> None:
         """Send bytes; no matter whether the relay has closed the connection meanwhile."""
         with contextlib.suppress(ConnectionError):
-            self.sock.sendall(data)
-
-    def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Yield opcode and payload of what comes, until the connection ends."""
-        data = bytearray(self._unread)
-        self._unread = b""
-        while True:
-            while (cut := _cut(data)) is not None:
-                opcode, start, end = cut
-                payload = bytes(data[start:end])
-                del data[:end]
-                yield opcode, payload
-            try:
-                part = self.sock.recv(1 << 20)
-            except ConnectionError:
-                return
-            if not part:
-                return
-            data += part
-
-    def ending(self) -> tuple[int, str]:
-        """Return code and reason of the close frame that comes; 1006 when none comes."""
-        for opcode, payload in self.frames():
-            if opcode == CLOSE:
-                code = int.from_bytes(payload[:2], "big") if payload else 1005
-                return code, payload[2:].decode()
-        return 1006, ""
-
-
-def _cut(data: bytearray) -> tuple[int, int, int] | None:
-    """Return opcode, start and end of the payload of the unmasked frame that leads ``data``."""
-    if len(data) < 2:
-        return None
-    size, start = data[1], 2
-    if size > 125:
-        start = 4 if size == 126 else 10
-        if len(data) < start:
-            return None
-        size = int.from_bytes(data[2:start], "big")
-    return (data[0] & 15, start, start + size) if len(data) >= start + size else None
+            self.write(data)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.ca import Authority
-from tests.system.harness import Child, eventually
+from tests.peers.waiting import eventually
+from tests.system.harness import Child
 
 PROGRAMS = ("pebble", "pebble-challtestsrv")
 

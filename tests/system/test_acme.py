@@ -26,15 +26,14 @@ from websockets.asyncio.client import connect
 from pyrycode_relay.acme.cache import CertCache
 from tests import needs
 from tests.ca import DAY, Authority
+from tests.peers.waiting import DEADLINE, eventually
 from tests.system.harness import (
-    DEADLINE,
     ROOT,
     Relay,
     SystemTestCase,
     binary,
     dial,
     echo,
-    eventually,
     fetch,
     phone,
     read_all,

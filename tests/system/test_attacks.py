@@ -18,26 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.system.harness import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    BarePeer,
-    Relay,
-    SystemTestCase,
-    binary_fields,
-    bystanders,
-    dial,
-    eventually,
-    frame,
-    handshake,
-    phone_fields,
-    read_all,
-)
-
-CONTINUATION = 0
+from tests.peers.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
+from tests.peers.waiting import eventually
+from tests.system.harness import BarePeer, Relay, SystemTestCase, bystanders, dial, read_all
 
 
 class AttackTestCase(SystemTestCase):
@@ -146,7 +130,7 @@ class MessageTests(AttackTestCase):
                 for opcode in (TEXT, BINARY):
                     self.ends(self.phone(relay), frame(opcode, payload), 1007)
                     self.ends(self.binary(relay), frame(opcode, payload), 1007)
-            split = frame(TEXT, b'"\xe2\x82', final=False) + frame(CONTINUATION, b'"')
+            split = frame(TEXT, b'"\xe2\x82', fin=False) + frame(CONTINUATION, b'"')
             self.ends(self.phone(relay), split, 1007)
 
         self.attack(relay, attack)
@@ -154,7 +138,7 @@ class MessageTests(AttackTestCase):
     def test_messages_over_the_cap(self) -> None:
         """One byte too much ends it with 1009, in one frame, in many, or only announced."""
         relay = self.relay("--max-message-bytes=1000")
-        many = frame(TEXT, b'"', final=False) + frame(CONTINUATION, b"x" * 100, final=False) * 10
+        many = frame(TEXT, b'"', fin=False) + frame(CONTINUATION, b"x" * 100, fin=False) * 10
 
         def attack() -> None:
             self.ends(self.phone(relay), frame(TEXT, b'"' + b"x" * 999 + b'"'), 1009)
@@ -175,8 +159,8 @@ class MessageTests(AttackTestCase):
             begun = [
                 frame(TEXT, b"1")[:1],
                 frame(TEXT, b"1")[:5],
-                frame(TEXT, b'"x', final=False),
-                frame(TEXT, b'"x', final=False) + frame(PING),
+                frame(TEXT, b'"x', fin=False),
+                frame(TEXT, b'"x', fin=False) + frame(PING),
                 frame(TEXT, b"1") + b"\x81",
             ]
             for make in (self.phone, self.binary):
@@ -212,19 +196,19 @@ class FramingTests(AttackTestCase):
         yield frame(TEXT, b"1", masked=False)
         yield frame(CLOSE, masked=False)
         for reserved in range(1, 8):
-            yield frame(TEXT, b"1", reserved=reserved)
-        yield frame(PING, reserved=4)
+            yield frame(TEXT, b"1", rsv=reserved)
+        yield frame(PING, rsv=4)
         for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15):
             yield frame(opcode, b"1")
         for opcode in (CLOSE, PING, PONG):
             yield frame(opcode, b"x" * 126)
             yield frame(opcode, length=2**62)
-            yield frame(opcode, b"\x03\xe8", final=False)
+            yield frame(opcode, b"\x03\xe8", fin=False)
         yield frame(CONTINUATION, b"1")
-        yield frame(TEXT, b"1", final=False) + frame(TEXT, b"1")
+        yield frame(TEXT, b"1", fin=False) + frame(TEXT, b"1")
         yield frame(CLOSE, b"\x03")
         for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535):
-            yield frame(CLOSE, struct.pack("!H", code))
+            yield close_frame(code)
         yield bytes([0x81, 0x80 | 126, 0, 5]) + bytes(4) + b"12345"  # lengths not minimal
         yield bytes([0x81, 0x80 | 127]) + (5).to_bytes(8, "big") + bytes(4) + b"12345"
         yield bytes([0x81, 0x80 | 127]) + (2**63 + 1).to_bytes(8, "big") + bytes(4)
@@ -264,8 +248,8 @@ class FramingTests(AttackTestCase):
 
         def attack() -> None:
             with self.binary(relay) as server, self.phone(relay, "target") as peer:
-                peer.send(frame(TEXT, b"[", final=False))
-                peer.send(frame(CONTINUATION, final=False) * 10_000)
+                peer.send(frame(TEXT, b"[", fin=False))
+                peer.send(frame(CONTINUATION, fin=False) * 10_000)
                 peer.send(frame(PONG) * 10_000)
                 peer.send(frame(CONTINUATION, b"]"))
                 self.assertEqual(json.loads(next(server.frames())[1])["frame"], [])
@@ -468,7 +452,7 @@ class RequestTests(AttackTestCase):
         """Control bytes, line ends of other worlds and double routing headers are refused: 400."""
         relay = self.relay()
         fields = phone_fields("bystander")
-        plain = handshake("/v1/client", fields)[:-2]
+        plain = upgrade_request("/v1/client", fields)[:-2]
         hidden = [
             b"X-Note: a%sb\r\n" % bytes([byte])
             for byte in (*range(1, 9), 11, 12, *range(14, 32), 127, 0x85)
@@ -499,7 +483,7 @@ class RequestTests(AttackTestCase):
                     ("/v2/client", phone_fields("-")),
                     ("/v1/server", binary_fields("-")),
                 ):
-                    request = handshake(path, {**more, "X-Pyrycode-Server": name})
+                    request = upgrade_request(path, {**more, "X-Pyrycode-Server": name})
                     self.refused(self.answer(relay, request), name.encode())
 
         self.attack(relay, attack)
@@ -518,7 +502,7 @@ class RequestTests(AttackTestCase):
         """It is cut off long before its end, in one line or in many, and costs no memory."""
         relay = self.relay()
         before = relay.rss()
-        start = handshake("/v1/client", phone_fields("bystander"))[:-2]
+        start = upgrade_request("/v1/client", phone_fields("bystander"))[:-2]
         blocks = [
             b"X-Note: " + b"x" * 2**20,
             b"X-Note: x\r\n" * (2**20 // 11),
@@ -538,7 +522,7 @@ class RequestTests(AttackTestCase):
     def test_half_requests(self) -> None:
         """A request that is not complete in time costs its sender the connection."""
         relay = self.relay("--header-timeout=1")
-        whole = handshake("/v1/client", phone_fields("bystander"))
+        whole = upgrade_request("/v1/client", phone_fields("bystander"))
         beginnings = [whole[:cut] for cut in (0, 1, 4, 20, 60, len(whole) - 2, len(whole) - 1)]
         beginnings.append(b"GET /healthz HTTP/1.1\r\n")
 
@@ -632,7 +616,7 @@ class RequestTests(AttackTestCase):
     def test_frames_right_behind_the_request(self) -> None:
         """What comes in the same packet as the request is held to the same rules."""
         relay = self.relay("--close-timeout=1")
-        request = handshake("/v1/client", phone_fields("bystander"))
+        request = upgrade_request("/v1/client", phone_fields("bystander"))
         cases = [
             (frame(TEXT, b"{"), b"\x03\xef" + b"frame is not valid JSON"),
             (frame(TEXT, b"1", masked=False), b"\x03\xea"),

@@ -33,8 +33,9 @@ from pyrycode_relay.config.values import (
     TLS_ADDRESS,
 )
 from tests import needs
+from tests.peers.requests import phone_fields
+from tests.peers.waiting import DEADLINE, eventually
 from tests.system.harness import (
-    DEADLINE,
     ROOT,
     TWISTD,
     BarePeer,
@@ -43,9 +44,7 @@ from tests.system.harness import (
     binary,
     clean_environment,
     echo,
-    eventually,
     fetch,
-    phone_fields,
     round_trip,
 )
 

@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests import needs
+from tests.peers.frames import TEXT, frame
+from tests.peers.requests import phone_fields
+from tests.peers.waiting import soon
 from tests.system.harness import (
-    TEXT,
     BarePeer,
     Relay,
     SystemTestCase,
@@ -19,12 +21,9 @@ from tests.system.harness import (
     bystanders,
     echo,
     ending,
-    frame,
     phone,
-    phone_fields,
     receive,
     round_trip,
-    soon,
 )
 
 MEBIBYTE = 2**20

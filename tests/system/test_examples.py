@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.system.harness import Child, Relay, SystemTestCase, eventually
+from tests.peers.waiting import eventually
+from tests.system.harness import Child, Relay, SystemTestCase
 
 
 def say(example: Child, line: str) -> None:

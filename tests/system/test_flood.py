@@ -19,27 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from tests import needs
+from tests.peers.frames import CLOSE, TEXT, frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
+from tests.peers.waiting import DEADLINE, eventually, soon
 from tests.system.harness import (
-    CLOSE,
-    DEADLINE,
-    TEXT,
     TWISTD,
     Address,
     BarePeer,
     Relay,
     SystemTestCase,
     binary,
-    binary_fields,
     bystanders,
-    eventually,
     fetch,
-    frame,
-    handshake,
     phone,
-    phone_fields,
     read_all,
     round_trip,
-    soon,
 )
 from tests.system.harness import echo as answer
 
@@ -128,7 +122,7 @@ class UpgradeFloodTests(FloodTestCase):
         """
         relay = self.relay(*DEFAULTS)
         answers: Counter[int] = Counter()
-        request = handshake("/v2/server", binary_fields("flood"))
+        request = upgrade_request("/v2/server", binary_fields("flood"))
 
         def attempt(number: int) -> None:
             sock = dial_from(FLOODER, relay.address)
@@ -162,10 +156,10 @@ class UpgradeFloodTests(FloodTestCase):
         for number in range(10):
             sock = dial_from(FLOODER, relay.address)
             self.addCleanup(sock.close)
-            sock.sendall(handshake("/v2/server", binary_fields(f"flood-{number}")))
+            sock.sendall(upgrade_request("/v2/server", binary_fields(f"flood-{number}")))
             self.assertIn(b" 101 ", sock.recv(4096))
         with dial_from(FLOODER, relay.address) as sock:
-            sock.sendall(handshake("/v2/server", binary_fields("one-more")))
+            sock.sendall(upgrade_request("/v2/server", binary_fields("one-more")))
             head = rb"(?si)\AHTTP/1.1 503 .*\r\nretry-after: 30\r\n.*\r\n\r\n\Z"
             self.assertRegex(read_all(sock), head)
 
@@ -179,7 +173,7 @@ class UpgradeFloodTests(FloodTestCase):
     def test_no_place_is_lost(self) -> None:
         """However connections end, an address has all of its places again when they are gone."""
         relay = self.relay("--max-connections-per-address=5", "--max-connections=20")
-        request = handshake("/v2/server", binary_fields("b"))
+        request = upgrade_request("/v2/server", binary_fields("b"))
         ends: list[tuple[bytes, bytes]] = [
             (b"", b""),
             (request[:50], b""),
@@ -190,8 +184,11 @@ class UpgradeFloodTests(FloodTestCase):
             (request, b"\xff" * 100),
             (request, frame(TEXT, length=200) + b"half"),
             (request.replace(b"b\r\n", b"\r\n"), b""),
-            (handshake("/v1/client", phone_fields("nobody")), b""),
-            (handshake("/v1/client", phone_fields("nobody") | {"X-Pyrycode-Token": " "}), b""),
+            (upgrade_request("/v1/client", phone_fields("nobody")), b""),
+            (
+                upgrade_request("/v1/client", phone_fields("nobody") | {"X-Pyrycode-Token": " "}),
+                b"",
+            ),
             (request.replace(b"GET", b"PUT"), b""),
         ]
         for number in range(20 * len(ends)):
@@ -210,7 +207,7 @@ class UpgradeFloodTests(FloodTestCase):
         def one_more() -> bool:
             sock = dial_from(FLOODER, relay.address)
             self.addCleanup(sock.close)
-            sock.sendall(handshake("/v2/server", binary_fields(f"kept-{next(numbers)}")))
+            sock.sendall(upgrade_request("/v2/server", binary_fields(f"kept-{next(numbers)}")))
             return b" 101 " in sock.recv(4096)
 
         for _ in range(5):
@@ -223,11 +220,11 @@ class UpgradeFloodTests(FloodTestCase):
         peers = [BarePeer(relay, "/v2/server", binary_fields("b"))]
         peers += [BarePeer(relay, "/v2/client", phone_fields("b")) for _ in range(7)]
         with dial_from("127.0.0.1", relay.address) as sock:
-            sock.sendall(handshake("/v2/client", phone_fields("b")))
+            sock.sendall(upgrade_request("/v2/client", phone_fields("b")))
             self.assertIn(b" 503 ", read_all(sock))
         peers += [BarePeer(relay, "/v2/server", binary_fields(f"b{each}")) for each in range(2)]
         with dial_from("127.0.0.1", relay.address) as sock:
-            sock.sendall(handshake("/v2/server", binary_fields("b3")))
+            sock.sendall(upgrade_request("/v2/server", binary_fields("b3")))
             self.assertIn(b" 503 ", read_all(sock))
         self.assertEqual(relay.counts(), (3, 7))
         for peer in peers:

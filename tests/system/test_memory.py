@@ -9,18 +9,10 @@ import ssl
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
-from tests.system.harness import (
-    DEADLINE,
-    TEXT,
-    BarePeer,
-    SystemTestCase,
-    binary_fields,
-    dial,
-    eventually,
-    frame,
-    handshake,
-    phone_fields,
-)
+from tests.peers.frames import TEXT, frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
+from tests.peers.waiting import DEADLINE, eventually
+from tests.system.harness import BarePeer, SystemTestCase, dial
 from tests.system.test_status_page import ADMIN, admin_port
 from tests.system.test_tls import NAME, Door, TLSTestCase
 from tests.tls_records import CLIENT_HELLO, HANDSHAKE, TLS12_SUITE, Forger
@@ -127,7 +119,7 @@ class DeafClient:
                 break
             except ssl.SSLWantReadError:
                 arrived += self._exchange()
-        self._tls.write(handshake("/v1/server", binary_fields(f"deaf {version.name}")))
+        self._tls.write(upgrade_request("/v1/server", binary_fields(f"deaf {version.name}")))
         answer = b""
         while b"\r\n\r\n" not in answer:
             self._exchange()

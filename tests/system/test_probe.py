@@ -24,17 +24,9 @@ from pyrycode_relay import __version__
 from pyrycode_relay.probe import command
 from pyrycode_relay.probe.report import MEANINGS, Status
 from tests.ca import Authority
-from tests.system.harness import (
-    DEADLINE,
-    ROOT,
-    BarePeer,
-    Relay,
-    SystemTestCase,
-    binary_fields,
-    clean_environment,
-    dial,
-    eventually,
-)
+from tests.peers.requests import binary_fields
+from tests.peers.waiting import DEADLINE, eventually
+from tests.system.harness import ROOT, BarePeer, Relay, SystemTestCase, clean_environment, dial
 
 PROBE = Path(sys.executable).with_name("pyrycode-relay-probe")
 

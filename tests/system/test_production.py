@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests import needs
-from tests.system.harness import TWISTD, eventually
+from tests.peers.waiting import eventually
+from tests.system.harness import TWISTD
 from tests.system.test_command_line import CommandLineTestCase
 
 NOBODY = "65534"

@@ -13,16 +13,8 @@ from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 from tests import needs
-from tests.system.harness import (
-    DEADLINE,
-    ROOT,
-    SystemTestCase,
-    binary,
-    echo,
-    eventually,
-    phone,
-    round_trip,
-)
+from tests.peers.waiting import DEADLINE, eventually
+from tests.system.harness import ROOT, SystemTestCase, binary, echo, phone, round_trip
 from tests.system.test_status_page import ADMIN, admin_port
 from tests.unit.test_deploy import expressions
 

@@ -20,25 +20,21 @@ from websockets.asyncio.client import connect
 
 from tests import needs
 from tests.ca import Authority
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
+from tests.peers.waiting import DEADLINE, eventually, soon
 from tests.system.harness import (
-    DEADLINE,
     ROOT,
     TWISTD,
     Address,
     Child,
     Relay,
     SystemTestCase,
-    binary_fields,
     dial,
     echo,
     ending,
-    eventually,
-    handshake,
-    phone_fields,
     read_all,
     receive,
     round_trip,
-    soon,
 )
 
 NAME = "relay.test"
@@ -62,7 +58,7 @@ ELSEWHERE = "127.0.0.9"
 def claim(server_id: str, **more: str) -> bytes:
     """Return a binary's request; underscores in names stand for hyphens."""
     headers = {name.replace("_", "-"): value for name, value in more.items()}
-    return handshake("/v1/server", {**binary_fields(server_id), **headers})
+    return upgrade_request("/v1/server", {**binary_fields(server_id), **headers})
 
 
 def dial_from(host: str, address: Address) -> socket.socket:

@@ -11,36 +11,23 @@ import socket
 import struct
 from typing import ClassVar, NamedTuple
 
-from tests.system.harness import (
+from tests.peers.frames import (
     BINARY,
     CLOSE,
+    CONTINUATION,
     PING,
     PONG,
     TEXT,
-    BarePeer,
-    SystemTestCase,
-    binary_fields,
+    Frame,
+    close_frame,
     frame,
-    phone_fields,
 )
+from tests.peers.requests import binary_fields, phone_fields
+from tests.system.harness import BarePeer, SystemTestCase
 
-CONTINUATION = 0
 CAP = 262_144
 ALLOWANCE = 4096
 GOOD = b'"good"'
-
-
-def close(code: int, reason: bytes = b"") -> bytes:
-    """Return a close frame."""
-    return frame(CLOSE, struct.pack("!H", code) + reason)
-
-
-def masked(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
-    """Return a frame with a mask that is not all zeros."""
-    mask = b"\x37\xfa\x21\x3d"
-    body = bytes(byte ^ mask[at & 3] for at, byte in enumerate(payload))
-    head = frame(opcode, b"", final=final, length=len(payload))
-    return head[:-4] + mask + body
 
 
 class Broken(NamedTuple):
@@ -76,11 +63,11 @@ BROKEN = {
         for opcode, payload in ((TEXT, b"1"), (BINARY, b"1"), (PING, b""), (CLOSE, b"\x03\xe8"))
     },
     "unmasked_continuation": Broken(
-        "5.1", frame(TEXT, b'"', final=False) + frame(CONTINUATION, b'"', masked=False)
+        "5.1", frame(TEXT, b'"', fin=False) + frame(CONTINUATION, b'"', masked=False)
     ),
     # 5.2: reserved bits and opcodes, and lengths that are not minimal.
     **{
-        f"reserved_bits_{bits}_on_{opcode}": Broken("5.2", frame(opcode, b"", reserved=bits))
+        f"reserved_bits_{bits}_on_{opcode}": Broken("5.2", frame(opcode, b"", rsv=bits))
         for bits in range(1, 8)
         for opcode in (TEXT, PING)
     },
@@ -93,15 +80,15 @@ BROKEN = {
     "length_with_the_top_bit": Broken("5.2", b"\x81\xff" + b"\x80" + bytes(7) + bytes(4)),
     # 5.4: fragments.
     "continuation_of_nothing": Broken("5.4", frame(CONTINUATION, b"1")),
-    "open_continuation_of_nothing": Broken("5.4", frame(CONTINUATION, b"1", final=False)),
+    "open_continuation_of_nothing": Broken("5.4", frame(CONTINUATION, b"1", fin=False)),
     "continuation_after_a_whole_message": Broken(
         "5.4", frame(TEXT, GOOD) + frame(CONTINUATION, b"1")
     ),
-    "text_within_a_message": Broken("5.4", frame(TEXT, b'"', final=False) + frame(TEXT, b'"')),
-    "binary_within_a_message": Broken("5.4", frame(TEXT, b'"', final=False) + frame(BINARY, b'"')),
+    "text_within_a_message": Broken("5.4", frame(TEXT, b'"', fin=False) + frame(TEXT, b'"')),
+    "binary_within_a_message": Broken("5.4", frame(TEXT, b'"', fin=False) + frame(BINARY, b'"')),
     # 5.5: control frames are whole, and no longer than 125 bytes.
     **{
-        f"fragmented_{opcode}": Broken("5.5", frame(opcode, b"", final=False))
+        f"fragmented_{opcode}": Broken("5.5", frame(opcode, b"", fin=False))
         for opcode in (CLOSE, PING, PONG)
     },
     **{
@@ -111,20 +98,20 @@ BROKEN = {
     # 5.5.1 and 7.4: what a close frame may say.
     "close_of_one_byte": Broken("5.5.1", frame(CLOSE, b"\x03")),
     **{
-        f"close_{code}": Broken("7.4", close(code))
+        f"close_{code}": Broken("7.4", close_frame(code))
         for code in (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
     },
-    "close_reason_no_utf8": Broken("5.5.1", close(1000, b"\xff"), 1007),
-    "close_reason_cut": Broken("5.5.1", close(1000, b"ok\xc3"), 1007),
+    "close_reason_no_utf8": Broken("5.5.1", close_frame(1000, b"\xff"), 1007),
+    "close_reason_cut": Broken("5.5.1", close_frame(1000, b"ok\xc3"), 1007),
     # 5.6 and 8.1: text is UTF-8, over all its fragments; and fails at the first byte that is not.
     "text_no_utf8": Broken("5.6", frame(TEXT, b'"\xff"'), 1007),
     "text_overlong": Broken("5.6", frame(TEXT, b'"\xc0\xaf"'), 1007),
     "text_surrogate": Broken("5.6", frame(TEXT, b'"\xed\xa0\x80"'), 1007),
     "text_beyond_unicode": Broken("5.6", frame(TEXT, b'"\xf4\x90\x80\x80"'), 1007),
     "text_cut": Broken("5.6", frame(TEXT, b'"\xe2\x82'), 1007),
-    "text_no_utf8_yet_unfinished": Broken("8.1", frame(TEXT, b'"\xff', final=False), 1007),
+    "text_no_utf8_yet_unfinished": Broken("8.1", frame(TEXT, b'"\xff', fin=False), 1007),
     "text_no_utf8_in_a_fragment": Broken(
-        "8.1", frame(TEXT, b'"\xe2', final=False) + frame(CONTINUATION, b"\x28\xa1"), 1007
+        "8.1", frame(TEXT, b'"\xe2', fin=False) + frame(CONTINUATION, b"\x28\xa1"), 1007
     ),
     "binary_no_utf8": Broken("5.6", frame(BINARY, b'"\xff"'), 1007),
     # 7.4.1: a message that is too big to process.
@@ -132,50 +119,51 @@ BROKEN = {
     "too_big_by_far": Broken("7.4.1", frame(BINARY, b"", length=2**62), 1009),
     "too_big_in_fragments": Broken(
         "7.4.1",
-        frame(TEXT, b'"', final=False) + frame(CONTINUATION, b"", length=CAP + ALLOWANCE),
+        frame(TEXT, b'"', fin=False) + frame(CONTINUATION, b"", length=CAP + ALLOWANCE),
         1009,
     ),
 }
 
 KEPT = {
-    "mask": Kept("5.3", masked(TEXT, b'"masked"'), (b'"masked"',)),
+    "mask_of_zeros": Kept("5.3", b"\x81\x83" + bytes(4) + b'"0"', (b'"0"',)),
+    "mask": Kept("5.3", frame(TEXT, b'"masked"'), (b'"masked"',)),
     "mask_of_a_long_frame": Kept(
-        "5.3", masked(TEXT, b'"' + b"m" * 70_001 + b'"'), (b'"' + b"m" * 70_001 + b'"',)
+        "5.3", frame(TEXT, b'"' + b"m" * 70_001 + b'"'), (b'"' + b"m" * 70_001 + b'"',)
     ),
     "lengths": Kept(
         "5.2",
-        b"".join(masked(TEXT, b"1" * size) for size in (1, 125, 126, 127, 65_535, 65_536)),
+        b"".join(frame(TEXT, b"1" * size) for size in (1, 125, 126, 127, 65_535, 65_536)),
         tuple(b"1" * size for size in (1, 125, 126, 127, 65_535, 65_536)),
     ),
     "fragments": Kept(
         "5.4",
-        frame(TEXT, b'"a', final=False)
-        + frame(CONTINUATION, b"b", final=False)
+        frame(TEXT, b'"a', fin=False)
+        + frame(CONTINUATION, b"b", fin=False)
         + frame(CONTINUATION, b'c"'),
         (b'"abc"',),
     ),
     "empty_fragments": Kept(
         "5.4",
-        frame(TEXT, b"", final=False)
-        + frame(CONTINUATION, b"1", final=False)
+        frame(TEXT, b"", fin=False)
+        + frame(CONTINUATION, b"1", fin=False)
         + frame(CONTINUATION, b""),
         (b"1",),
     ),
     "character_cut_by_fragments": Kept(
         "5.6",
-        frame(TEXT, b'"\xe2', final=False) + frame(CONTINUATION, b'\x82\xac"'),
+        frame(TEXT, b'"\xe2', fin=False) + frame(CONTINUATION, b'\x82\xac"'),
         ('"€"'.encode(),),
     ),
     "binary_opcode": Kept("5.6", frame(BINARY, b"[1]"), (b"[1]",)),
     "binary_in_fragments": Kept(
-        "5.6", frame(BINARY, b"[", final=False) + frame(CONTINUATION, b"1]"), (b"[1]",)
+        "5.6", frame(BINARY, b"[", fin=False) + frame(CONTINUATION, b"1]"), (b"[1]",)
     ),
     "ping": Kept("5.5.2", frame(PING, b"are you there"), pongs=(b"are you there",)),
     "empty_ping": Kept("5.5.2", frame(PING), pongs=(b"",)),
-    "ping_of_125_bytes": Kept("5.5.2", masked(PING, b"p" * 125), pongs=(b"p" * 125,)),
+    "ping_of_125_bytes": Kept("5.5.2", frame(PING, b"p" * 125), pongs=(b"p" * 125,)),
     "ping_within_a_message": Kept(
         "5.4",
-        frame(TEXT, b'"a', final=False) + masked(PING, b"now") + frame(CONTINUATION, b'b"'),
+        frame(TEXT, b'"a', fin=False) + frame(PING, b"now") + frame(CONTINUATION, b'b"'),
         (b'"ab"',),
         (b"now",),
     ),
@@ -185,13 +173,13 @@ KEPT = {
 
 CLOSED = {
     "empty": Closed("7.1.5", frame(CLOSE), 1005),
-    "reason": Closed("5.5.1", close(1000, "adiós".encode()), 1000, "adiós"),
-    "reason_of_123_bytes": Closed("5.5.1", close(4000, b"r" * 123), 4000, "r" * 123),
+    "reason": Closed("5.5.1", close_frame(1000, "adiós".encode()), 1000, "adiós"),
+    "reason_of_123_bytes": Closed("5.5.1", close_frame(4000, b"r" * 123), 4000, "r" * 123),
     **{
-        f"code_{code}": Closed("7.4", close(code), code)
+        f"code_{code}": Closed("7.4", close_frame(code), code)
         for code in (1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999)
     },
-    "frames_behind_it": Closed("5.5.1", close(1000) + frame(TEXT, GOOD) + frame(3), 1000),
+    "frames_behind_it": Closed("5.5.1", close_frame(1000) + frame(TEXT, GOOD) + frame(3), 1000),
 }
 
 
@@ -236,7 +224,7 @@ class BrokenRuleTests(RuleTestCase):
         """Try one rule."""
         binary, phone = self.pair()
         offender = phone if leg == "phone" else binary
-        before = GOOD in rule.stream
+        before = frame(TEXT, GOOD) in rule.stream
         with binary, phone:
             self.pour(offender, rule.stream + frame(TEXT, b'"behind"'), dribbling=dribbling)
             self.assertEqual(offender.ending()[0], rule.code)
@@ -245,12 +233,12 @@ class BrokenRuleTests(RuleTestCase):
                 self.assertEqual([each.get("frame") for each in told[:-1]], ["good"] * before)
                 self.assertEqual(told[-1]["close_code"], rule.code)
 
-    def until_notice(self, binary: BarePeer) -> list[tuple[int, bytes]]:
+    def until_notice(self, binary: BarePeer) -> list[Frame]:
         """Return what a daemon gets, up to the close notice."""
         got = []
         for each in binary.frames():
             got.append(each)
-            if b'"close_code"' in each[1]:
+            if b'"close_code"' in each.payload:
                 return got
         raise AssertionError(f"the daemon was not told: {got}")
 
@@ -269,7 +257,7 @@ class KeptRuleTests(RuleTestCase):
         """Try one rule, as a phone; and close politely."""
         binary, phone = self.pair()
         with binary, phone:
-            self.pour(phone, rule.stream + close(1000), dribbling=dribbling)
+            self.pour(phone, rule.stream + close_frame(1000), dribbling=dribbling)
             came = [*phone.frames()]
             self.assertEqual(came[-1], (CLOSE, b"\x03\xe8"))
             self.assertEqual(came[:-1], [(PONG, pong) for pong in rule.pongs])

@@ -12,22 +12,10 @@ import uuid
 from typing import Any
 
 from pyrycode_relay.events import FIELDS, Event
-from tests.system.harness import (
-    BINARY,
-    CLOSE,
-    PING,
-    TEXT,
-    BarePeer,
-    Relay,
-    SystemTestCase,
-    dial,
-    eventually,
-    frame,
-    handshake,
-    phone_fields,
-    read_all,
-    soon,
-)
+from tests.peers.frames import BINARY, CLOSE, PING, TEXT, frame
+from tests.peers.requests import phone_fields, upgrade_request
+from tests.peers.waiting import eventually, soon
+from tests.system.harness import BarePeer, Relay, SystemTestCase, dial, read_all
 
 LINE_KEYS = FIELDS | {"time", "level", "event", "text", "traceback"}
 
@@ -63,15 +51,16 @@ class Visit:
         """Return a phone's headers: a token, a user-agent and others of its own."""
         word = self.secrets.new
         own = {name: word(f"{name} of {use}") for name in ("User-Agent", "Cookie", "Origin")}
-        return phone_fields("home", X_Pyrycode_Token=word(f"token of {use}"), **own, **more)
+        return phone_fields("home", word(f"token of {use}")) | own | more
 
     def query(self, use: str) -> str:
         """Return a query string."""
         return f"?token={self.secrets.new(f'query of {use}')}"
 
     def phone(self, use: str, path: str = "/v1/client", **more: str | bytes) -> BarePeer:
-        """Connect a phone that is upgraded."""
-        return BarePeer(self.relay, path + self.query(use), self.fields(use, more))
+        """Connect a phone that is upgraded; in the names of ``more``, underscores are hyphens."""
+        changes = {name.replace("_", "-"): value for name, value in more.items()}
+        return BarePeer(self.relay, path + self.query(use), self.fields(use, changes))
 
     def binary(self, use: str) -> BarePeer:
         """Connect a binary."""
@@ -88,7 +77,7 @@ class Visit:
     ) -> None:
         """See a phone's request refused, on a connection of its own or on an open one."""
         with connected or dial(self.relay.address) as sock:
-            sock.sendall(handshake(path + self.query(use), self.fields(use, more)))
+            sock.sendall(upgrade_request(path + self.query(use), self.fields(use, more)))
             answer = read_all(sock).decode("latin-1")
         assert answer.startswith(f"HTTP/1.1 {status} "), (use, answer)
         self.shown.append(answer)
@@ -257,7 +246,7 @@ class LogTests(SystemTestCase):
             relay = self.relay(f"--log-format={style}", "--log-level=debug")
             server_id = '" level="error" x\\" {event} %s'
             device = 'a\N{LINE SEPARATOR}b\N{NEXT LINE}c\N{RIGHT-TO-LEFT OVERRIDE}d" event=x {text}'
-            fields = phone_fields(server_id, X_Pyrycode_Device_Name=device.encode())
+            fields = phone_fields(server_id) | {"X-Pyrycode-Device-Name": device.encode()}
             with (
                 BarePeer(
                     relay,

@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from tests.peers.frames import CLOSE, TEXT, frame
+from tests.peers.requests import phone_fields, upgrade_request
+from tests.peers.waiting import eventually, soon
 from tests.system.harness import (
-    CLOSE,
-    TEXT,
     BarePeer,
     Relay,
     SystemTestCase,
@@ -22,17 +23,12 @@ from tests.system.harness import (
     dial,
     echo,
     ending,
-    eventually,
     fetch,
-    frame,
-    handshake,
     phone,
-    phone_fields,
     read_all,
     receive,
     round_trip,
     send,
-    soon,
 )
 
 SHUTTING_DOWN = (1001, "shutting down")
@@ -169,7 +165,7 @@ class DrainTests(SystemTestCase):
             relay.signal(signal.SIGTERM)
             eventually("it drains", lambda: " draining " in relay.log())
             early.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-            late.sendall(handshake("/v1/client", phone_fields("nobody")))
+            late.sendall(upgrade_request("/v1/client", phone_fields("nobody")))
             for each in (early, late):
                 answer = read_all(each)
                 self.assertTrue(answer.startswith(b"HTTP/1.1 503 "), answer)

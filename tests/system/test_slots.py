@@ -12,26 +12,22 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
+from tests.peers.frames import PING, TEXT, frame
+from tests.peers.requests import binary_fields, phone_fields
+from tests.peers.waiting import eventually, soon
 from tests.system.harness import (
-    PING,
-    TEXT,
     BarePeer,
     Child,
     Relay,
     SystemTestCase,
     binary,
-    binary_fields,
     bystanders,
     echo,
     ending,
-    eventually,
-    frame,
     phone,
-    phone_fields,
     receive,
     round_trip,
     send,
-    soon,
 )
 
 RECLAIMED = (4404, "binary reclaimed server-id")

@@ -15,18 +15,9 @@ from websockets.asyncio.client import ClientConnection
 
 from tests import needs
 from tests.ca import Authority
+from tests.peers.waiting import DEADLINE, eventually
 from tests.system.browser import Browser
-from tests.system.harness import (
-    DEADLINE,
-    Relay,
-    SystemTestCase,
-    binary,
-    echo,
-    ending,
-    eventually,
-    phone,
-    round_trip,
-)
+from tests.system.harness import Relay, SystemTestCase, binary, echo, ending, phone, round_trip
 
 ADMIN = "--admin-listen=127.0.0.1:0"
 

@@ -19,14 +19,8 @@ from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.limits import Limits
 from tests import needs
 from tests.ca import Authority
-from tests.system.harness import (
-    DEADLINE,
-    ROOT,
-    TWISTD,
-    SystemTestCase,
-    clean_environment,
-    eventually,
-)
+from tests.peers.waiting import DEADLINE, eventually
+from tests.system.harness import ROOT, TWISTD, SystemTestCase, clean_environment
 
 UNITS = ROOT / "deploy" / "systemd"
 SERVICE = UNITS / "pyrycode-relay.service"

@@ -20,28 +20,23 @@ from websockets.exceptions import InvalidStatus
 
 from tests import needs
 from tests.ca import DAY, Authority, Issued, rsa_key
+from tests.peers.frames import TEXT, frame
+from tests.peers.requests import binary_fields, phone_fields, upgrade_request
+from tests.peers.waiting import DEADLINE, eventually, soon
 from tests.system import harness
 from tests.system.harness import (
-    DEADLINE,
     ROOT,
-    TEXT,
     TWISTD,
     Relay,
     SystemTestCase,
-    binary_fields,
     bystanders,
     dial,
     ending,
-    eventually,
     fetch,
-    frame,
-    handshake,
-    phone_fields,
     read_all,
     receive,
     round_trip,
     send,
-    soon,
 )
 from tests.system.test_proxies import change, recipe
 
@@ -578,8 +573,8 @@ class FailureTests(TLSTestCase):
                 incoming.write(answer)
         server_id = f"server-{random.randrange(4)}"
         sayings = (
-            handshake("/v1/client", phone_fields(server_id)),
-            handshake("/v1/server", binary_fields(server_id)),
+            upgrade_request("/v1/client", phone_fields(server_id)),
+            upgrade_request("/v1/server", binary_fields(server_id)),
             b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
             frame(TEXT, b'"x"'),
             frame(TEXT, b'"%s"' % (b"x" * 40_000)),
@@ -621,7 +616,7 @@ class ClosingTests(TLSTestCase):
     def upgraded(self, door: Door, server_id: str, **more: Any) -> ssl.SSLSocket:
         """Return a phone's socket after the upgrade."""
         sock = door.dial(**more)
-        sock.sendall(handshake("/v1/client", phone_fields(server_id)))
+        sock.sendall(upgrade_request("/v1/client", phone_fields(server_id)))
         return sock
 
     def test_first_thing(self) -> None:
@@ -901,7 +896,7 @@ class MemoryTests(TLSTestCase):
                 sock = door.dial()
                 fields = {"User-Agent": "bare", "X-Pyrycode-Server": f"s{len(kept) + len(socks)}"}
                 fields["X-Pyrycode-Version"] = "1"
-                sock.sendall(handshake("/v1/server", fields))
+                sock.sendall(upgrade_request("/v1/server", fields))
                 socks.append(sock)
             return socks
 

@@ -10,12 +10,11 @@ in envelopes besides. Nothing happens but in `Relay.pump`, and no time passes bu
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 import select
 import socket as _socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import count
 from random import Random
 from typing import Any, ClassVar, cast
@@ -42,39 +41,10 @@ from pyrycode_relay.limits import Limits
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.poller import Poller
+from tests.peers.requests import Headers, binary_headers, one_by_one, phone_headers
 
 MANY_TURNS = 20_000
 """After so many rounds without rest something goes round in circles."""
-
-MASK = b"\x37\xfa\x21\x3d"
-
-Headers = Sequence[tuple[bytes, bytes]]
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    rsv: int = 0,
-    masked: bool = True,
-    length: int | None = None,
-) -> bytes:
-    """Return a client's frame, as wrong as wanted; ``length`` overrides what the header says."""
-    size = len(payload) if length is None else length
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    mask_bit = 0x80 if masked else 0
-    if size < 126:
-        head += bytes([mask_bit | size])
-    elif size < 1 << 16:
-        head += bytes([mask_bit | 126]) + size.to_bytes(2, "big")
-    else:
-        head += bytes([mask_bit | 127]) + size.to_bytes(8, "big")
-    if not masked:
-        return head + payload
-    key = (MASK * (len(payload) // 4 + 1))[: len(payload)]
-    body = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-    return head + MASK + body.to_bytes(len(payload), "big")
 
 
 class Steps(Random):
@@ -373,7 +343,7 @@ class Client(Peer):
         request = self.ws.connect()
         lines = [f"GET {request.path} HTTP/1.1".encode()]
         lines += [f"{name}: {value}".encode() for name, value in request.headers.raw_items()]
-        lines += [name + b": " + value for name, value in headers]
+        lines += [name + b": " + value for name, value in one_by_one(headers)]
         self.send(b"\r\n".join(lines) + b"\r\n\r\n" + tail)
 
     def _data(self, data: bytes) -> None:
@@ -647,50 +617,6 @@ class Relay:
     def queued(self) -> int:
         """How many bytes all queues together hold."""
         return self.service.context.memory_budget.total
-
-
-def binary_headers(server_id: str = "home") -> list[tuple[bytes, bytes]]:
-    """Return what a daemon's request carries."""
-    return [
-        (b"X-Pyrycode-Server", server_id.encode()),
-        (b"X-Pyrycode-Version", b"1.2.3"),
-        (b"User-Agent", b"pyry/1.2.3"),
-    ]
-
-
-TOKEN = b"courier-7b1f4c"
-
-
-def phone_headers(server_id: str = "home") -> list[tuple[bytes, bytes]]:
-    """Return what a v1 phone's request carries."""
-    return [
-        (b"X-Pyrycode-Server", server_id.encode()),
-        (b"X-Pyrycode-Token", TOKEN),
-        (b"User-Agent", b"phone/3"),
-    ]
-
-
-def upgrade_request(
-    path: bytes,
-    headers: Headers,
-    *,
-    method: bytes = b"GET",
-    version: bytes = b"HTTP/1.1",
-    change: Mapping[bytes, bytes | None] | None = None,
-) -> bytes:
-    """Return an upgrade request; ``change`` replaces or (None) leaves out handshake headers."""
-    fields: dict[bytes, bytes | None] = {
-        b"Host": b"relay.example",
-        b"Upgrade": b"websocket",
-        b"Connection": b"Upgrade",
-        b"Sec-WebSocket-Version": b"13",
-        b"Sec-WebSocket-Key": base64.b64encode(bytes(16)),
-        **(change or {}),
-    }
-    lines = [b" ".join((method, path, version))]
-    lines += [name + b": " + value for name, value in fields.items() if value is not None]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 class WireTest(SynchronousTestCase):

@@ -11,20 +11,9 @@ from typing import ClassVar
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.websocket.frames import PartialFrame
-from tests.wire.harness import (
-    Binary,
-    Client,
-    WireTest,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
-
-
-def close_frame(code: int, reason: bytes = b"") -> bytes:
-    """Return a client's close frame."""
-    return frame(8, struct.pack("!H", code) + reason)
+from tests.peers.frames import close_frame, frame
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
+from tests.wire.harness import Binary, Client, WireTest
 
 
 def header(first: int, second: int, extended: bytes = b"") -> bytes:

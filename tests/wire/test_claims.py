@@ -6,7 +6,9 @@ from typing import ClassVar
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from tests.wire.harness import Binary, Client, WireTest, binary_headers, frame
+from tests.peers.frames import frame
+from tests.peers.requests import binary_headers
+from tests.wire.harness import Binary, Client, WireTest
 
 CONFLICT = (4409, "server-id already claimed")
 

@@ -9,7 +9,9 @@ from pyrycode_relay.endpoints.binary import BinaryProtocol
 from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
 from pyrycode_relay.protocol.close_codes import EndCause
-from tests.wire.harness import Binary, Client, WireTest, binary_headers, frame, phone_headers
+from tests.peers.frames import frame
+from tests.peers.requests import binary_headers, phone_headers
+from tests.wire.harness import Binary, Client, WireTest
 
 ONE_MIB = 1 << 20
 

@@ -7,7 +7,9 @@ from itertools import pairwise
 from twisted.internet.defer import Deferred
 
 from pyrycode_relay.events import Event
-from tests.wire.harness import Client, WireTest, frame, phone_headers, upgrade_request
+from tests.peers.frames import frame
+from tests.peers.requests import phone_headers, upgrade_request
+from tests.wire.harness import Client, WireTest
 
 GOING = (1001, "shutting down")
 

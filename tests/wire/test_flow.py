@@ -13,7 +13,8 @@ from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
 from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.websocket.transports import unsent_bytes
-from tests.wire.harness import Binary, Client, Relay, WireTest, frame
+from tests.peers.frames import frame
+from tests.wire.harness import Binary, Client, Relay, WireTest
 
 TRANSPORT = 65_536
 """Bytes that Twisted's transport takes before it says stop."""

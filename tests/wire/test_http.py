@@ -12,15 +12,8 @@ from pyrycode_relay import __version__
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
-from tests.wire.harness import (
-    Answer,
-    Peer,
-    Relay,
-    WireTest,
-    binary_headers,
-    phone_headers,
-    upgrade_request,
-)
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
+from tests.wire.harness import Answer, Peer, Relay, WireTest
 
 CLIENT = b"/v1/client"
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -16,16 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrycode_relay.websocket.connection import RelayProtocol
+from tests.peers.frames import frame
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
 from tests.unit.bench import examples
-from tests.wire.harness import (
-    Peer,
-    Relay,
-    WireTest,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.wire.harness import Peer, Relay, WireTest
 
 CAP = 1000
 """The largest message here, so that one that is too large need not be long."""

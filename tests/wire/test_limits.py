@@ -11,14 +11,8 @@ from typing import Any, ClassVar
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.admission import RETRY_AFTER, Bound, Enforcement, Leg
 from pyrycode_relay.http.relay_site import Readiness
-from tests.wire.harness import (
-    Client,
-    Peer,
-    WireTest,
-    binary_headers,
-    phone_headers,
-    upgrade_request,
-)
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
+from tests.wire.harness import Client, Peer, WireTest
 
 CLIENT = b"/v1/client"
 HERE, THERE = "192.0.2.7", "198.51.100.9"

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from websockets.frames import Opcode
 
-from tests.wire.harness import Client, WireTest, frame
+from tests.peers.frames import frame
+from tests.wire.harness import Client, WireTest
 
 
 class HeartbeatTest(WireTest):

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from pyrycode_relay.limits import OnReclaim
+from tests.peers.frames import frame
 from tests.unit.bench import Cases, cases
-from tests.wire.harness import Binary, Client, Relay, frame
+from tests.wire.harness import Binary, Client, Relay
 
 FACTOR = 1.2
 """By how much what is allocated may exceed what is accounted for."""

@@ -20,15 +20,9 @@ from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
-from tests.wire.harness import (
-    Answer,
-    Peer,
-    Relay,
-    WireTest,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.peers.frames import frame
+from tests.peers.requests import phone_headers, upgrade_request
+from tests.wire.harness import Answer, Peer, Relay, WireTest
 
 GO_NAMES: dict[str, list[dict[str, str]]] = {
     "pyrycode_relay_connected_binaries": [{}],

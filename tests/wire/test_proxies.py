@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from pyrycode_relay.addresses import source
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.proxy_protocol import SIGNATURE, ProxyRefusal
+from tests.peers.frames import frame
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
 from tests.unit.bench import examples
-from tests.wire.harness import (
-    Client,
-    Peer,
-    Relay,
-    WireTest,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.wire.harness import Client, Peer, Relay, WireTest
 
 LB = "10.0.0.1"
 CALLER = "203.0.113.9"

@@ -12,14 +12,9 @@ import weakref
 from typing import Any, ClassVar, cast
 
 from pyrycode_relay.events import Event
-from tests.wire.harness import (
-    Relay,
-    WireTest,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.peers.frames import frame
+from tests.peers.requests import binary_headers, phone_headers, upgrade_request
+from tests.wire.harness import Relay, WireTest
 
 
 class ClosingTest(WireTest):

@@ -9,7 +9,8 @@ from websockets.frames import Opcode
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
-from tests.wire.harness import Binary, Client, WireTest, frame
+from tests.peers.frames import frame
+from tests.wire.harness import Binary, Client, WireTest
 
 
 class RoutingTest(WireTest):

@@ -17,16 +17,9 @@ from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.tls.sources import Files
 from pyrycode_relay.tls.store import Certificates
 from tests.ca import Authority
-from tests.wire.harness import (
-    Headers,
-    Peer,
-    Relay,
-    WireTest,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.peers.frames import frame
+from tests.peers.requests import Headers, binary_headers, phone_headers, upgrade_request
+from tests.wire.harness import Peer, Relay, WireTest
 
 AUTHORITY = Authority()
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n"

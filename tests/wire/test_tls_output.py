@@ -14,6 +14,8 @@ from typing import ClassVar, cast
 from pyrycode_relay.http.server import Site
 from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.websocket.transports import descriptor_of
+from tests.peers.frames import frame
+from tests.peers.requests import Headers, binary_headers, phone_headers, upgrade_request
 from tests.tls_records import (
     APPLICATION_DATA,
     CLIENT_HELLO,
@@ -23,14 +25,7 @@ from tests.tls_records import (
     Forger,
 )
 from tests.unit.bench import Cases, cases
-from tests.wire.harness import (
-    Headers,
-    Relay,
-    binary_headers,
-    frame,
-    phone_headers,
-    upgrade_request,
-)
+from tests.wire.harness import Relay
 from tests.wire.test_tls import AUTHORITY, HEALTH, Secure, SecureTest
 
 READ = 65_536

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from pyrycode_relay.monitoring import process_stats
 from pyrycode_relay.monitoring.process_stats import Descriptors
-from tests.system.harness import eventually
+from tests.peers.waiting import eventually
 from tests.unit.bench import Cases
 
 

@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from pyrycode_relay.protocol.close_codes import Close
 from pyrycode_relay.websocket.autobahn import AutobahnAdapter, AutobahnFactory, settled
 from pyrycode_relay.websocket.stage import Stage
+from tests.peers.frames import frame
 from tests.unit.bench import Cases, cases
-from tests.wire.harness import frame
 
 CAP = 1000
 
