@@ -29,10 +29,8 @@ class Listener:
 
     address: str
     factory: IProtocolFactory
-    problem: str = "Cannot listen on"
-    """The beginning of the sentence for an address that cannot be listened on."""
     fix: str = ""
-    """The end of that sentence."""
+    """The end of the sentence for an address that cannot be listened on."""
 
 
 def listen(reactor: Any, address: str, factory: IProtocolFactory) -> IListeningPort:
@@ -67,7 +65,7 @@ class Listeners:
             except Exception as error:
                 self.close()
                 raise StartupError(
-                    f"{each.problem} {each.address}: {_cause(error)}{each.fix}."
+                    f"Cannot listen on {each.address}: {_cause(error)}{each.fix}."
                 ) from error
 
     @property

@@ -13,7 +13,6 @@ from autobahn import websocket
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
-from twisted.internet.task import Clock
 
 from pyrycode_relay import __version__
 from pyrycode_relay.acme.cache import CertCache
@@ -39,7 +38,7 @@ from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls import sources
 from pyrycode_relay.tls.certificate import Pair, check_authorities
 from pyrycode_relay.tls.connection import TLSFactory
-from pyrycode_relay.tls.sources import Files, Source
+from pyrycode_relay.tls.sources import Files
 from pyrycode_relay.tls.store import Certificates
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import RelayFactory
@@ -75,24 +74,27 @@ class RelayService(Service):
         capacity: Capacity | None = None,
         epoll: Callable[[], Epoll] = select.epoll,
     ) -> None:
+        limits = settings.limits
         self.settings = settings
         self.readiness = Readiness.STARTING
         self.events = EventBus(observers)
+        self.listeners = Listeners(partial(listen, reactor))
+        self._admin_listeners = Listeners(partial(listen, reactor))
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._started = self._clock.seconds()
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         self._trusted = Trusted(settings.trusted_proxy)
-        limits = settings.limits
         self._poller = Poller(reactor, epoll)
         self.context = RelayContext(self._clock, limits, self.events, self._random, self._poller)
         binaries = BinaryFactory(self.context)
         phones_v1 = PhoneFactory(self.context, header_gate.gate_phone_v1)
         phones_v2 = PhoneFactory(self.context, header_gate.gate_phone_v2)
-        self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
         self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
-        capacity = capacity or Capacity.within(_OPEN_FILES, limits)
-        self.admission = Admission(limits, capacity, self._clock.seconds)
+        self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
+        self.admission = Admission(
+            limits, capacity or Capacity.within(_OPEN_FILES, limits), self._clock.seconds
+        )
         server = Endpoint(Leg.BINARY, binaries)
         backend = Backend(
             endpoints={
@@ -109,60 +111,22 @@ class RelayService(Service):
             self._clock, self.events, limits, backend, self._trusted, settings.domain
         )
         self.challenge_site = ChallengeSite(self._clock, self.events, limits)
-        self._cache: CertCache | None = None
-        self._issuance: Issuance | None = None
-        if settings.acme:
-            root = settings.cert_cache.expanduser().absolute()
-            self._cache = CertCache(root, settings.acme_directory)
-            self._issuance = self._make_issuance(self._cache)
-        self.certificates: Certificates | None = None
-        if settings.tls_listen:
-            self.certificates = Certificates(
-                _sources(settings, self._cache), settings.domain, self.events, self._clock
-            )
-        self.listeners = Listeners(partial(listen, reactor))
+        self._cache = self._make_cache() if settings.acme else None
+        self._issuance = None if self._cache is None else self._make_issuance(self._cache)
+        self.certificates = self._make_certificates() if settings.tls_listen else None
         self.status: Status | None = None
         self.admin: AdminSite | None = None
-        self._admin_listeners = Listeners(partial(listen, reactor))
         if settings.admin_listen:
-            self._add_admin()
-        self._drain = Drain(
-            self._clock,
-            self._random,
-            Connections(
-                phones=[phones_v1.connections, phones_v2.connections],
-                binaries=[binaries.connections],
-                requests=[self.site.channels, self.challenge_site.channels],
-            ),
-            timeout=limits.drain_timeout,
-            close_timeout=limits.close_timeout,
-        )
+            self.status = self._make_status()
+            self.events.add(self.status)
+            self.admin = AdminSite(
+                self._clock, self.status, settings.admin_allow_remote, self.events, limits
+            )
+        self._drain = self._make_drain()
 
-    def _add_admin(self) -> None:
-        """Make the status page and the metrics."""
-        clock, limits = self._clock, self.settings.limits
-        self.status = Status(
-            clock,
-            Monitored(
-                registry=self.context.registry,
-                memory_budget=self.context.memory_budget,
-                tally=self.context.tally,
-                admission=self.admission,
-                certificates=self.certificates,
-                state=lambda: self.readiness.value,
-                crowded_out=lambda: self.site.channels.crowded_out,
-                seconds=clock.seconds,
-                wall=time.time,
-            ),
-        )
-        self.events.add(self.status)
-        self.admin = AdminSite(
-            clock,
-            self.status,
-            self.settings.admin_allow_remote,
-            self.events,
-            limits,
-        )
+    def _make_cache(self) -> CertCache:
+        root = self.settings.cert_cache.expanduser().absolute()
+        return CertCache(root, self.settings.acme_directory)
 
     def _make_issuance(self, cache: CertCache) -> Issuance:
         # Imported only for ACME, because they cost 6 MiB and 200 ms; and imported here, because
@@ -182,6 +146,43 @@ class RelayService(Service):
             self._read_certificates,
             self.events,
             issuance.Timing(self._clock, time.time, self._random),
+        )
+
+    def _make_certificates(self) -> Certificates:
+        settings, cache = self.settings, self._cache
+        found = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
+        if cache is not None:
+            pair = Pair(cache.fullchain, cache.privkey)
+            found = [Files(pair, awaited=True, option="--cert-cache")]
+        return Certificates(found, settings.domain, self.events, self._clock)
+
+    def _make_status(self) -> Status:
+        monitored = Monitored(
+            registry=self.context.registry,
+            memory_budget=self.context.memory_budget,
+            tally=self.context.tally,
+            admission=self.admission,
+            certificates=self.certificates,
+            state=lambda: self.readiness.value,
+            crowded_out=lambda: self.site.channels.crowded_out,
+            seconds=self._clock.seconds,
+            wall=time.time,
+        )
+        return Status(self._clock, monitored)
+
+    def _make_drain(self) -> Drain:
+        connections = Connections(
+            phones=[each.connections for each in self._phones],
+            binaries=[each.connections for each in self._binaries],
+            requests=[self.site.channels, self.challenge_site.channels],
+        )
+        limits = self.settings.limits
+        return Drain(
+            self._clock,
+            self._random,
+            connections,
+            timeout=limits.drain_timeout,
+            close_timeout=limits.close_timeout,
         )
 
     def accept_failed(self, error: str) -> None:
@@ -214,7 +215,12 @@ class RelayService(Service):
             self.certificates.load()
         self.listeners.open(self._public_listeners())
         if self.admin is not None:
-            self._open_admin_listener(self.admin)
+            fix = "; give --admin-listen another address, or an empty one"
+            try:
+                self._admin_listeners.open([Listener(self.settings.admin_listen, self.admin, fix)])
+            except StartupError:
+                self.listeners.close()
+                raise
         super().privilegedStartService()
 
     def _public_listeners(self) -> list[Listener]:
@@ -242,19 +248,6 @@ class RelayService(Service):
             max_waiting=self.admission.capacity.waiting,
             trusted=self._trusted,
         )
-
-    def _open_admin_listener(self, admin: AdminSite) -> None:
-        listener = Listener(
-            self.settings.admin_listen,
-            admin,
-            "Cannot serve metrics on",
-            "; give --admin-listen another address, or an empty one",
-        )
-        try:
-            self._admin_listeners.open([listener])
-        except StartupError:
-            self.listeners.close()
-            raise
 
     def close_listeners(self) -> None:
         """Close the listeners of a relay that does not start."""
@@ -362,21 +355,3 @@ class RelayService(Service):
 
 def _count(factories: Sequence[RelayFactory[RelayProtocol]]) -> int:
     return sum(len(each.connections) for each in factories)
-
-
-def _sources(settings: Settings, cache: CertCache | None) -> list[Source]:
-    """Return where certificates come from."""
-    if cache is not None:
-        return [Files(Pair(cache.fullchain, cache.privkey), awaited=True, option="--cert-cache")]
-    return _given_sources(settings)
-
-
-def check_certificates(settings: Settings, observer: Observer) -> None:
-    """Read the operator's certificates as a start would. Raises `StartupError`."""
-    if given := _given_sources(settings):
-        # Nothing is timed: the clock stands.
-        Certificates(given, settings.domain, observer, Clock()).load()
-
-
-def _given_sources(settings: Settings) -> list[Source]:
-    return sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)

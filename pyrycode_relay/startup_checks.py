@@ -1,8 +1,8 @@
-"""What is looked at before the relay serves.
+"""Checks before the relay serves; each problem is one sentence with its fix.
 
-That is the libraries' private names, the limit of open files, and with ``--production`` that
-nothing is served in the clear to the world and that the process has no power it can spare. Each
-problem is one sentence with its fix.
+They are about the libraries' private names, the limit of open files and, for ``--check-config``,
+the certificates. ``--production`` also checks that nothing is served in the clear to the world,
+and that the process has no privileges it can do without.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.internet.task import Clock
+
 from pyrycode_relay import internals
 from pyrycode_relay.config.listen import Reach, reach, socket_reach
 from pyrycode_relay.config.settings import Settings
+from pyrycode_relay.events import Observer
 from pyrycode_relay.startup_error import StartupError
+from pyrycode_relay.tls import sources
+from pyrycode_relay.tls.store import Certificates
 
 _NET_BIND_SERVICE: Final = 1 << 10
 """The capability to bind ports below 1024; it gives nothing else."""
@@ -67,6 +72,14 @@ def exposed_socket(address: str, host: Any) -> Iterator[str]:
     """
     if not _is_encrypted(address) and socket_reach(host) is Reach.NETWORK:
         yield _exposed(address)
+
+
+def check_certificates(settings: Settings, observer: Observer) -> None:
+    """Read the operator's certificates as a start does. Raises `StartupError`."""
+    given = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
+    if given:
+        # Nothing is timed, so the clock may stand still.
+        Certificates(given, settings.domain, observer, Clock()).load()
 
 
 def _is_encrypted(address: str) -> bool:

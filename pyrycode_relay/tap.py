@@ -26,7 +26,7 @@ from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.sd_notify import Notifier
-from pyrycode_relay.service import RelayService, check_certificates
+from pyrycode_relay.service import RelayService
 from pyrycode_relay.signals import handle_signals
 from pyrycode_relay.startup_error import StartupError
 
@@ -136,7 +136,9 @@ class Options(usage.Options):
             _fail(problems)
         if self["check-config"]:
             try:
-                check_certificates(settings, EventLog(settings.log_level, time.monotonic))
+                startup_checks.check_certificates(
+                    settings, EventLog(settings.log_level, time.monotonic)
+                )
             except StartupError as error:
                 _fail(error.problems)
             self._print(settings.lines())

@@ -368,7 +368,7 @@ class ListenerTests(CommandLineTestCase):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             run = self.twistd(self.listen, f"--admin-listen=127.0.0.1:{port}")
-        sentence = f"metrics on 127.0.0.1:{port}: Address already in use; give --admin-listen"
+        sentence = f"listen on 127.0.0.1:{port}: Address already in use; give --admin-listen"
         self.refused(run, sentence, output=True)
 
     def test_metrics_for_others(self) -> None:

@@ -116,13 +116,11 @@ class ListenersTests(TestCase):
 
     def test_sentence(self) -> None:
         """A refusal names the address, the system's reason and, if there is one, the fix."""
-        listener = Listener(
-            f"unix:{self.directory}/none/socket", factory(), "Cannot serve it on", "; try another"
-        )
+        listener = Listener(f"unix:{self.directory}/none/socket", factory(), "; try another")
         error = self.assertRaises(StartupError, self.listeners.open, [listener])
         self.assertEqual(
             str(error),
-            f"Cannot serve it on {listener.address}: No such file or directory; try another.",
+            f"Cannot listen on {listener.address}: No such file or directory; try another.",
         )
 
     def test_slow_endpoint(self) -> None:

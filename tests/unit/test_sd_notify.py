@@ -42,7 +42,7 @@ class NotifierTests(Cases):
 
     def test_life(self) -> None:
         """Ready, reload and stop are told in systemd's words, and without a watchdog no more."""
-        notifier = Notifier(self.path, 0, self.clock)
+        notifier = Notifier(self.path, self.clock, watchdog=0)
         notifier.ready()
         notifier.reloading()
         notifier.reloaded()
@@ -59,7 +59,7 @@ class NotifierTests(Cases):
 
     def test_watchdog(self) -> None:
         """Signs of life come twice in the watchdog's time, and go on during a drain."""
-        notifier = Notifier(self.path, 10, self.clock)
+        notifier = Notifier(self.path, self.clock, watchdog=10)
         self.clock.advance(100)
         self.assertEqual(self.heard(), [])
         notifier.ready()
@@ -94,13 +94,13 @@ class NotifierTests(Cases):
         """An address with an at sign is in Linux's abstract name space."""
         name = f"relay-test-{os.getpid()}-{id(self)}"
         self.manager = self.listen("\0" + name)
-        Notifier("@" + name, 0, self.clock).ready()
+        Notifier("@" + name, self.clock, watchdog=0).ready()
         self.assertEqual(self.heard(), ["READY=1"])
 
     def test_no_manager(self) -> None:
         """Without a manager, or with one that is gone, nothing happens; so do no timers run."""
         for address in ("", self.path + "-not", "/" + "x" * 300):
-            notifier = Notifier(address, 0 if address else 1, self.clock)
+            notifier = Notifier(address, self.clock, watchdog=0 if address else 1)
             notifier.ready()
             notifier.stopping()
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -108,7 +108,7 @@ class NotifierTests(Cases):
 
     def test_deaf_manager(self) -> None:
         """A manager that does not read holds nobody up."""
-        notifier = Notifier(self.path, 0, self.clock)
+        notifier = Notifier(self.path, self.clock, watchdog=0)
         for _ in range(1000):
             notifier.reloaded()
         self.assertLess(len(self.heard()), 1000)

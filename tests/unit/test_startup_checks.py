@@ -11,6 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from pyrycode_relay import internals, startup_checks
 from pyrycode_relay.config.settings import Settings
+from pyrycode_relay.events import Event
 from pyrycode_relay.startup_error import StartupError
 from tests.unit.bench import Cases, cases
 
@@ -28,6 +29,28 @@ class LibraryTests(Cases):
         error = self.assertRaises(StartupError, startup_checks.check_libraries, acme=False)
         (problem,) = error.problems
         self.assertEqual(problem, lost.problem())
+
+
+class CertificateTests(Cases):
+    def saw(self, event: Event, **fields: object) -> None:
+        """Take no note of an event."""
+
+    def test_none(self) -> None:
+        """Without certificates of the operator's there is nothing to check."""
+        startup_checks.check_certificates(Settings(("tcp:0",)), self)
+
+    def test_all(self) -> None:
+        """All problems with files and folders are found at once."""
+        settings = Settings(
+            tls_listen=(":443",),
+            tls_cert=(Path("/none/chain.pem"),),
+            tls_key=(Path("/none/key.pem"),),
+            tls_dir=(Path("/none"),),
+        )
+        error = self.assertRaises(StartupError, startup_checks.check_certificates, settings, self)
+        files, folder = error.problems
+        self.assertIn("--tls-cert and --tls-key: /none/chain.pem cannot be read", files)
+        self.assertIn("--tls-dir: /none cannot be read", folder)
 
 
 class OpenFilesTests(Cases):
