@@ -2,8 +2,8 @@
 
 `RelayProtocol` is the end of a chain of classes. `SocketReader` reads the socket, `AutobahnAdapter`
 turns bytes into messages, `WatchedProtocol` closes a peer that is not alive, `SendingProtocol`
-writes and queues. They make one object, because a call to another object for every frame would
-cost as much as much of the work that is done for it.
+writes and queues. They make one object: a second one would cost a call and a cache miss for every
+frame.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Place(Protocol):
 class RelayProtocol(SendingProtocol):
     """One connection. Its two subclasses are the relay's endpoints.
 
-    A subclass validates the request's headers in ``onConnect`` (raising
-    ``ConnectionDeny(400)``), starts in `opened`, takes messages in `message`, and learns in
-    `ended`, exactly once, that the connection leaves service, which is before its socket is gone.
-    An error in any of them costs this connection and is logged. `Stage` has the stages.
+    A subclass validates the request's headers in ``onConnect``, which raises
+    ``ConnectionDeny(400)``. It starts in `opened` and takes messages in `message`. The connection
+    calls `ended` exactly once, when it leaves service, which is before its socket is gone. An
+    error in any of these costs this connection and is logged. `Stage` describes the stages.
     """
 
     # Slots of the whole chain that a frame does not use, behind those that it does.
@@ -93,7 +93,7 @@ class RelayProtocol(SendingProtocol):
         """Start: the handshake is answered."""
 
     def ended(self, close_code: int, cause: EndCause) -> None:
-        """Take note that the connection has left service; called once, whoever ended it.
+        """Take note that the connection has left service; called exactly once.
 
         ``close_code`` is the code that the peer sent, else the relay's, else 1001.
         """
@@ -161,20 +161,21 @@ class RelayProtocol(SendingProtocol):
     def close(self, cause: EndCause, *, flush: bool = True, directive: Close | None = None) -> None:
         """Close the connection; only the first close counts.
 
-        The close frame is the cause's own, or the binary's ``directive``. What is queued goes
-        out before it, unless ``flush`` is false. If all that, and the peer's answer, takes
-        longer than the close timeout, the relay aborts the socket.
+        The close frame is the cause's own, or the binary's ``directive``. The queue goes out
+        before it, unless ``flush`` is false. If all that, and the peer's answer, takes longer
+        than the close timeout, the relay aborts the socket.
         """
         if self.stage is not Stage.SERVING:
             return
         close = directive or cause.close
         first = self.outbox.close
         if flush and first is not None:
-            # A directive waits behind the queued frames; it was first.
+            # A directive waits behind the queued frames; it came first.
             self._leave(first.code, EndCause.CLOSED_BY_BINARY)
             return
         if not (flush and self.outbox):
-            # Before anybody is told and queues something: this one could be shed for it.
+            # Clear the queue before `ended`: what `ended` queues elsewhere could exceed the
+            # memory budget, and this queue would be shed.
             self.outbox.clear()
         self._leave(close.code, cause)
         if self.outbox:
@@ -186,16 +187,10 @@ class RelayProtocol(SendingProtocol):
         """End the connection's service and set the deadline for its socket."""
         self.resume_reading()
         self.stage = Stage.CLOSING
-        self._arm_abort()
+        # TLS waits for the peer's close_notify, TCP for the peer to read. Neither may happen.
+        self._later(Timer.ABORT, self._limits.close_timeout, self.abort)
         self._contained(self.ended, code, cause)
         self.stop_watching()
-
-    def _arm_abort(self) -> None:
-        """Plan the abort that stands behind every close.
-
-        TLS waits for the peer's ``close_notify``, TCP for the peer to read. Neither may happen.
-        """
-        self._later(Timer.ABORT, self._limits.close_timeout, self.abort)
 
     def abort(self) -> None:
         """Drop the socket at once."""
@@ -228,7 +223,7 @@ class RelayProtocol(SendingProtocol):
     # Messages
 
     def binary_message(self, payload: bytes) -> None:
-        """Take a BINARY message for a TEXT message, if it is UTF-8."""
+        """Treat a BINARY message as a TEXT message, if it is UTF-8."""
         if is_utf8(payload):
             self.message(payload)
         else:

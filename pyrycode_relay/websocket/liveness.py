@@ -3,7 +3,7 @@
 Any byte from the peer is a sign of life. So is what it acknowledges of a backlog, because its pong
 waits behind that. Source: "Flow control and liveness" in ``docs/protocol.md``.
 
-Autobahn's timers are off. They round to whole seconds, run on a clock of their own and end
+Autobahn's timers are off. They round to whole seconds, run on the global reactor, and end
 connections without a close frame.
 """
 
@@ -38,14 +38,14 @@ _STALL_CHECKS: Final = 4
 
 
 class Timer(enum.StrEnum):
-    """What a connection waits for; a timer that is set is also the note that it does."""
+    """The timers of a connection. A timer that is set says what the connection waits for."""
 
     HEARTBEAT = "heartbeat"
     """The next ping, if the peer stays silent."""
     PONG = "pong"
     """A sign of life after a ping."""
     PROBE = "probe"
-    """A sign of life for whoever asked for a probe."""
+    """A sign of life that a probe asks for."""
     STALL = "stall"
     """The next sample of a peer that something waits for."""
     MESSAGE = "message"
@@ -292,8 +292,8 @@ class WatchedProtocol(AutobahnAdapter):
     def probe(self, answered: Callable[[bool], None]) -> None:
         """Find out whether the peer is there: ``answered(True)`` at its first sign of life.
 
-        ``answered(False)`` if there is none within the probe timeout, or if the connection ends
-        before.
+        ``answered(False)`` if it shows no life within the probe timeout, or if the connection
+        ends before.
         """
         self._sample_progress()
         self._answered = answered

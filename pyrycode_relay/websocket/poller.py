@@ -1,9 +1,9 @@
 """The upgraded connections, polled together one level below the reactor.
 
 The reactor sees all of them as one reader: an epoll set is itself a descriptor that can be polled.
-That gains two things. What the reactor does for every event (a logging context, a dispatch by
-private tables) is done once for many; and there is an end to each batch of input, at which what
-was written to a peer, by however many others, leaves in one system call.
+This has two advantages. The reactor's work for each event (a logging context, a dispatch) is done
+once for many events. And a batch of input has an end: everything written to a peer in the batch,
+by however many others, leaves in one system call there.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _READ_SIZE: Final = 65_536
 """Bytes that are read at once: as many as Twisted's transports read."""
 
 BATCH: Final = 128
-"""Connections served in one batch. More gather more for each peer; but what the first of them has
-to say waits for the last, and so do the reactor's timers: a millisecond or two at this size."""
+"""Connections served in one batch. A larger batch gathers more for each peer. But the frames of its
+first connection wait for the last one, and so do the reactor's timers: for 1 to 2 ms at this
+size."""
 
 
 class Gatherer(Protocol):
@@ -88,10 +89,10 @@ class Epoll(Protocol):
         """Poll ``fd`` from now on."""
 
     def modify(self, fd: int, eventmask: int, /) -> None:
-        """Poll ``fd`` for something else."""
+        """Poll ``fd`` for other events."""
 
     def unregister(self, fd: int, /) -> None:
-        """Poll ``fd`` no more."""
+        """Stop polling ``fd``."""
 
     def poll(self, timeout: float, maxevents: int, /) -> list[tuple[int, int]]:
         """Return what is ready, as (fd, events)."""
@@ -108,9 +109,9 @@ def _transport(reader: Any) -> Any:
 class Poller:
     """A reader for the reactor, and a reactor for the transports that are moved to it.
 
-    To move a transport, set its ``reactor`` while it neither reads nor writes. A transport that
-    wants to write during a batch is let write at the end of it, and is polled only for what
-    its socket does not take: no system call is spent on asking first.
+    To move a transport, set its ``reactor`` while it neither reads nor writes. If a transport asks
+    to write during a batch, it writes at the end of the batch, without a system call to ask first.
+    It is polled for writing only if its socket does not take everything.
     """
 
     def __init__(self, reactor: Any, epoll: Callable[[], Epoll] = select.epoll) -> None:
@@ -118,15 +119,15 @@ class Poller:
         self.busy = False
         """Whether a batch is under way."""
         self.now = 0.0
-        """When the batch began. One number for all who note it: thousands of numbers of their
-        own are as many places in memory to go to."""
+        """When the batch began. All connections note this one float: a float for each would be one
+        cache miss more per connection."""
         self._seconds = reactor.seconds
         self._reactor = reactor
         self._new_epoll = epoll
         self._epoll: Epoll | None = None
-        # By number, which the kernel keeps low; a list has less to go through than a dictionary.
+        # Indexed by descriptor: the kernel gives out the lowest free number.
         self._readers: list[Any] = []
-        """Who reads for each descriptor: the transport itself, or its protocol."""
+        """The reader of each descriptor: its transport, or the transport's protocol."""
         self._polled: dict[int, int] = {}
         self._writers: dict[IWriteDescriptor, None] = {}
         self._gatherers: list[Gatherer] = []
@@ -134,12 +135,12 @@ class Poller:
     # For the service
 
     def start(self) -> None:
-        """Begin to poll."""
+        """Start polling."""
         self._epoll = self._new_epoll()
         self._reactor.addReader(self)
 
     def stop(self) -> None:
-        """Stop polling; what transports there are stay as they are."""
+        """Stop polling, and leave the transports as they are."""
         if self._epoll is not None:
             self._reactor.removeReader(self)
             self._epoll.close()
@@ -148,11 +149,10 @@ class Poller:
     # For the connections
 
     def run(self, call: Callable[..., None], *args: object) -> None:
-        """Call ``call`` as a batch of its own, or as part of the one that is under way.
+        """Call ``call`` as a batch, or as part of the batch that is under way.
 
-        What has to be written by a transport at the end of a batch of its own waits for the
-        reactor: a transport may lose its connection as it writes, and whoever calls may stand
-        in the midst of it.
+        If it is a batch, transports that ask to write are polled instead of written at its end. A
+        transport may lose its connection as it writes, and the caller may be one of its methods.
         """
         if self.busy:
             call(*args)
@@ -165,7 +165,7 @@ class Poller:
             self._finish(self._wait_to_write)
 
     def gather(self, gatherer: Gatherer) -> None:
-        """Have ``gatherer`` flushed at the end of the batch that is under way."""
+        """Flush ``gatherer`` at the end of the batch that is under way."""
         self._gatherers.append(gatherer)
 
     # The batch
@@ -179,7 +179,7 @@ class Poller:
         try:
             for number, events in self._epoll.poll(0, BATCH):
                 reader = readers[number]
-                # One that is ready may have been closed by another one's message.
+                # Another connection's message may have closed this one since the poll.
                 if reader is not None:
                     self._serve(reader, events)
         finally:
@@ -215,7 +215,7 @@ class Poller:
             _bugs.failure("a bug in taking note of a lost connection")
 
     def _finish(self, write: Callable[[IWriteDescriptor], None]) -> None:
-        """Write what the batch has gathered, and end it."""
+        """Write what the batch has gathered, and end the batch."""
         try:
             while self._gatherers or self._writers:
                 while self._gatherers:
@@ -233,7 +233,7 @@ class Poller:
             gatherer.abort()
 
     def _write(self, writer: IWriteDescriptor) -> None:
-        """Let a transport write; poll for what is left."""
+        """Let a transport write, and poll it if something is left."""
         if writer not in self._writers:
             return
         self._serve(writer, _WRITE)
@@ -254,7 +254,7 @@ class Poller:
         self._poll_for(reader, self._polled.get(reader.fileno(), 0) | _READ)
 
     def addWriter(self, writer: IWriteDescriptor) -> None:
-        """Let ``writer`` write: at the end of a batch, otherwise when it is known that it can."""
+        """Let ``writer`` write: at the end of a batch, or between batches once epoll says so."""
         polled = self._polled.get(writer.fileno(), 0)
         if polled & _WRITE:
             return
@@ -264,15 +264,15 @@ class Poller:
             self._poll_for(writer, polled | _WRITE)
 
     def removeReader(self, reader: IReadDescriptor) -> None:
-        """Poll for input no more."""
-        self._poll_no_more_for(reader, _READ)
+        """Stop polling for input."""
+        self._poll_less(reader, _READ)
 
     def removeWriter(self, writer: IWriteDescriptor) -> None:
-        """Let ``writer`` write no more."""
+        """Stop letting ``writer`` write."""
         self._writers.pop(writer, None)
-        self._poll_no_more_for(writer, _WRITE)
+        self._poll_less(writer, _WRITE)
 
-    def _poll_no_more_for(self, descriptor: Any, event: int) -> None:
+    def _poll_less(self, descriptor: Any, event: int) -> None:
         polled = self._polled.get(descriptor.fileno(), 0)
         if polled & event:
             self._poll_for(descriptor, polled & ~event)
@@ -297,7 +297,7 @@ class Poller:
         self._polled[number] = events
 
     def removeAll(self) -> list[Any]:
-        """Poll for nothing any more, and return what was polled."""
+        """Stop polling, and return the transports that were polled."""
         all_of_them = [_transport(self._readers[number]) for number in self._polled]
         for each in all_of_them:
             self._poll_for(each, 0)
@@ -322,11 +322,11 @@ class Poller:
         return -1 if self._epoll is None else self._epoll.fileno()
 
     def logPrefix(self) -> str:
-        """Return what the reactor's log says it is doing."""
+        """Return the poller's name in the reactor's log."""
         return "connections"
 
     def connectionLost(self, reason: Failure) -> None:
-        """Pass on what the reactor tells everybody as it ends."""
+        """Report the end of the reactor to all transports."""
         for each in self.removeAll():
             try:
                 each.connectionLost(reason)

@@ -1,4 +1,4 @@
-"""What is written to a peer: gathered for one system call, or queued while the peer is slow."""
+"""Writing to a peer: frames are gathered for one system call, or queued while the peer is slow."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class SendingProtocol(WatchedProtocol):
         self._out: list[Payload] | None = None
         self._out_size = 0
         self._out_payload = 0
+        self._socket = None
         self._plain: Connection | None = None
         """The transport, if it is one that owns a socket and nothing stands above it."""
         self._direct = False
@@ -185,7 +186,7 @@ class SendingProtocol(WatchedProtocol):
         return not self._direct
 
     def deliver(self, frame: Payload) -> bool:
-        """Send a frame as a message of its own, now or after what is queued.
+        """Send one frame, now or after the queue.
 
         Return False, after closing the connection, if that would exceed the outbox's budget.
         """

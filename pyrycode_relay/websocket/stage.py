@@ -11,17 +11,17 @@ class Stage(enum.Enum):
     ======= ============================= ==================== ==============================
     stage   begins when                   input                output
     ======= ============================= ==================== ==============================
-    OPENING it takes the socket over      none                 the answer to the handshake
-    SERVING it has answered with 101      messages, control    messages, control frames
+    OPENING it is made                    none                 the answer to the handshake
+    SERVING it has accepted the handshake messages, control    messages, control frames
                                           frames
-    CLOSING it leaves service, whoever    control frames,      queued messages, then the close
-            ends it                       until input is       frame
+    CLOSING it leaves service             control frames,      queued messages, then the close
+                                          until input is       frame
                                           ignored
     GONE    its socket is gone            none                 none
     ======= ============================= ==================== ==============================
 
-    A connection leaves service once. Its subclass is told so in ``ended``, and the close timeout
-    begins. Input is ignored after a violation, after the closing handshake and after an abort.
+    A connection leaves service once: it calls ``ended``, and the close timeout begins. It ignores
+    input after a violation, after the closing handshake and after an abort.
     """
 
     OPENING = enum.auto()

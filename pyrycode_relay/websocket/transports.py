@@ -53,7 +53,7 @@ class Transport(Protocol):
 
 
 def descriptor_of(transport: Any) -> FileDescriptor | None:
-    """Return the descriptor at or below ``transport``, None if there is none."""
+    """Return the descriptor at or below ``transport``, or None."""
     while transport is not None and not isinstance(transport, FileDescriptor):
         transport = getattr(transport, "transport", None)
     return transport
@@ -114,8 +114,8 @@ def join_pieces(descriptor: FileDescriptor) -> None:
 def unsent_bytes(transport: Transport) -> int:
     """Return how many bytes wait in user space for the kernel to take them.
 
-    Over TLS that includes what OpenSSL does not take, as long as the peer leaves a message of
-    its own unfinished.
+    Over TLS that includes what OpenSSL does not take, as long as the peer leaves a TLS message
+    unfinished.
     """
     descriptor = descriptor_of(transport)
     blocked = 0

@@ -126,7 +126,7 @@ class CloseTest(WireTest):
         return [(victim, watched), (hurt, sibling)]
 
     def test_violation(self) -> None:
-        """1002: whoever violates RFC 6455, and nobody else."""
+        """1002: a peer that violates RFC 6455, and no other."""
         for sender, watcher in self.each_kind():
             sender.send(frame(3, b"x"))
             self.assertEqual((sender.closed or (0,))[0], 1002)
@@ -135,7 +135,7 @@ class CloseTest(WireTest):
             self.assert_untouched(watcher)
 
     def test_invalid_utf8(self) -> None:
-        """1007: whoever sends what is no UTF-8, in a text or in a binary message."""
+        """1007: a peer that sends invalid UTF-8, in a text or in a binary message."""
         for opcode in (1, 2):
             for payload in (b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"a\xc3', b"\xf8\x88"):
                 server_id = f"{opcode}{payload!r}"
@@ -159,7 +159,7 @@ class CloseTest(WireTest):
         self.assertEqual(binary.data_from(phone), ["å", "å"])
 
     def test_too_large(self) -> None:
-        """1009: whoever sends more than the cap, in one frame or in fragments."""
+        """1009: a peer that sends more than the cap, in one frame or in fragments."""
         cap = 262_144
         for sender, watcher in self.each_kind():
             allowed = cap + (4096 if isinstance(sender, Binary) else 0)
@@ -175,7 +175,7 @@ class CloseTest(WireTest):
             self.assert_untouched(watcher)
 
     def test_message_timeout(self) -> None:
-        """1008: whoever begins a message and does not end it in 30 s."""
+        """1008: a peer that begins a message and does not end it in 30 s."""
         for sender, watcher in self.each_kind():
             sender.send(frame(1, b'"abc', fin=False))
             self.relay.advance(29.875)
@@ -186,7 +186,7 @@ class CloseTest(WireTest):
             self.assert_untouched(watcher)
 
     def test_heartbeat_timeout(self) -> None:
-        """1011: whoever does not answer a ping for 30 s; a daemon's grace starts by that."""
+        """1011: a peer that does not answer a ping for 30 s; a daemon's grace begins then."""
         (phone, binary), (other_binary, other_phone) = self.each_kind()
         phone.answers = other_binary.answers = False
         self.relay.advance(27 + 29.875)
@@ -396,7 +396,7 @@ class DirectiveTest(WireTest):
         self.assertEqual(binary.notices, [])
 
     def test_phone_speaks_after_the_directive(self) -> None:
-        """What a phone sends once its closing is asked for goes nowhere."""
+        """Messages of a phone go nowhere once its daemon has directed its close."""
         binary, phone = self.relay.pair()
         phone.answers = False
         binary.direct(phone, 4401)
@@ -423,7 +423,7 @@ class FirstCloseTest(WireTest):
     """One close per connection, and the first wins."""
 
     def test_close_then_other_reasons(self) -> None:
-        """What happens to a connection that is closing changes its close no more."""
+        """Nothing that happens to a connection that is closing changes its close."""
         binary, phone = self.relay.pair()
         phone.answers = False
         phone.text("oops")

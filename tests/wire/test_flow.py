@@ -47,7 +47,7 @@ class GatheringTest(WireTest):
             self.assertEqual(binary.data_from(phone), [number, number])
 
     def test_one_to_many(self) -> None:
-        """Of what a binary says in one turn, each phone gets its part in one call, in order."""
+        """Each phone gets its part of what a binary sends in one turn in one call, in order."""
         binary = self.relay.binary()
         phones = [self.relay.phone() for _ in range(3)]
         before = [phone.socket.sends for phone in phones]
@@ -117,7 +117,7 @@ class GatheringTest(WireTest):
         self.assertEqual(phone.socket.sends - before, 1)
 
     def test_to_one_that_has_gone(self) -> None:
-        """What is written to a connection that is lost goes nowhere, and nobody waits for it."""
+        """Writes to a lost connection go nowhere, and leave no timer."""
         _, phone = self.relay.pair()
         side = self.relay.server_side(phone)
         phone.text("1")
@@ -162,7 +162,7 @@ class ReadingTest(WireTest):
         self.assertEqual(self.log_loud(), [])
 
     def test_the_last_words(self) -> None:
-        """What came before the end of the stream is read before the end is."""
+        """Bytes before the end of the stream are read before the end is."""
         binary, phone = self.relay.pair()
         phone.socket.inbound += frame(1, b"1") * 30_000
         phone.finish()
@@ -170,7 +170,7 @@ class ReadingTest(WireTest):
         self.assertEqual(binary.notices, [(phone.conn_id, 1001)])
 
     def test_aborted(self) -> None:
-        """Of a connection that was aborted nothing is read any more, though reading is resumed."""
+        """An aborted connection reads nothing, though reading is resumed."""
         binary, phone = self.relay.pair()
         side = self.relay.server_side(phone)
         side.pause_reading()
@@ -205,7 +205,7 @@ class QueueTest(WireTest):
     """Whose a queue is."""
 
     def test_made_for_who_needs_it(self) -> None:
-        """Who reads what it is sent has no outbox; what waits for others is in one each."""
+        """A phone that reads has no outbox; each phone that does not read has one."""
         binary, phone = self.relay.pair()
         slow, other = self.relay.phone(), self.relay.phone()
         for each in (slow, other):
@@ -312,7 +312,7 @@ class OutboxTest(WireTest):
         self.assertEqual(len(phone.messages), 2)
 
     def test_closing_phone_sends_on(self) -> None:
-        """What a closing phone still sends is read and dropped, and costs no memory."""
+        """The relay reads and drops what a closing phone still sends; it costs no memory."""
         binary, phone = self.stalled()
         binary.forward(phone, text_of(1_000, 1))
         phone.send(frame(1, b"oops"))
@@ -431,7 +431,7 @@ class PingBehindABacklogTest(WireTest):
 
 
 class HoldTest(WireTest):
-    """What is held of phones while their daemon is slow."""
+    """Frames that are held with phones while their daemon is slow."""
 
     limits: ClassVar = {"hold_bytes": 20_000}
 
@@ -562,7 +562,7 @@ class MemoryBudgetTest(WireTest):
     }
 
     def test_largest_goes_first(self) -> None:
-        """Over the budget the connection with the largest queue is closed, whoever was last."""
+        """Over the budget the connection with the largest queue is closed, not the last writer."""
         binary = self.relay.binary()
         large, small, last = (self.relay.phone() for _ in range(3))
         for phone in (large, small, last):
@@ -581,7 +581,7 @@ class MemoryBudgetTest(WireTest):
             self.assertIsNone(phone.closed)
 
     def test_held_frames_count(self) -> None:
-        """What is held for an absent daemon counts, and the largest queue's phone is closed."""
+        """Frames held for an absent daemon count, and the largest queue's phone is closed."""
         old, talker = self.relay.pair()
         quiet = self.relay.phone()
         old.reset()
@@ -705,7 +705,7 @@ class MemoryBudgetTest(WireTest):
 
 
 class SharedFateTest(WireTest):
-    """What becomes of one connection is no other one's business."""
+    """The end of one connection does not concern the others."""
 
     def test_many_bad_phones(self) -> None:
         """Phones that violate, stall, flood or vanish leave their daemon and siblings alone."""

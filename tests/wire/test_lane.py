@@ -119,7 +119,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     if draw(st.booleans()):
         step = draw(st.sampled_from([1, 2, 3, 7, 64, 1000]))
         if step < 7:
-            stream = stream[:800]  # single bytes of long streams take long and show no more
+            stream = stream[:800]  # Single bytes of long streams take long and show nothing else.
         return [stream[at : at + step] for at in range(0, len(stream), step)]
     cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     return [stream[a:b] for a, b in itertools.pairwise([0, *cuts, len(stream)])]

@@ -101,7 +101,7 @@ class HeartbeatTest(WireTest):
         self.assertEqual(phone.closed, (1011, "heartbeat timeout"))
 
     def test_what_is_sent_is_no_life(self) -> None:
-        """What the relay sends to a peer is no sign of that peer's life while it all fits."""
+        """Bytes sent to a peer are no sign of its life while they all fit into the kernel."""
         binary, phone = self.relay.pair()
         phone.answers = False
         for _ in range(64):
@@ -222,7 +222,7 @@ class MessageDeadlineTest(WireTest):
         self.assertEqual((phone.closed or (0,))[0], 1008)
 
     def test_later_message_has_its_full_time(self) -> None:
-        """A message begun shortly after another ended has 30 s of its own."""
+        """A message begun shortly after another ended has its own 30 s."""
         _, phone = self.relay.pair()
         phone.send(frame(1, b'"', fin=False))
         self.relay.advance(29)

@@ -1,6 +1,6 @@
-"""What the libraries below do by themselves, and the relay does not let them do.
+"""Habits of the libraries below that the relay overrides.
 
-One test for each habit of Autobahn and twisted.web that `pyrycode_relay.websocket.connection`
+One test for each habit of Autobahn and twisted.web that `pyrycode_relay.websocket`
 works around and that the other modules of this package do not pin already.
 """
 
@@ -84,7 +84,7 @@ class OpeningTest(WireTest):
         self.assertNotIn(b"evil", answer.raw)
 
     def test_refused_request_ends_no_session(self) -> None:
-        """Autobahn's onClose also fires for what never opened; no session is told to have ended."""
+        """Autobahn's onClose also fires for connections that never opened; ours end no session."""
         self.relay.binary()
         self.relay.seen.clear()
         self.relay.request(upgrade_request(b"/v1/client", []))

@@ -40,7 +40,7 @@ def factory() -> RelayFactory[RelayProtocol]:
 
 class FactoryTests(Cases):
     def test_settled(self) -> None:
-        """What stands on the class for all connections cannot change, or is known and unused."""
+        """The attributes that all connections share cannot change, or are known and unused."""
         common = {
             name: value for name, value in vars(factory().protocol).items() if name[:2] != "__"
         }
@@ -49,7 +49,7 @@ class FactoryTests(Cases):
         self.assertGreater(len(common), 50)
 
     def test_a_connection(self) -> None:
-        """A connection has no dictionary of its own: everything is in slots or on the class."""
+        """A connection has no dictionary: everything is in slots or on the class."""
         connection = factory().connect("/v1/client", {})
         self.assertIsInstance(connection, RelayProtocol)
         self.assertEqual(vars(connection), {})

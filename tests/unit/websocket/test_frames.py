@@ -68,8 +68,8 @@ class PartialFrameTests(Cases):
     @examples(500)
     @given(pieces())
     def test_pieces(self, parts: list[bytes]) -> None:
-        """The payload is unmasked as it comes; a piece is refused as soon as nothing can follow
-        that would make UTF-8 of it, or when it is the last one and does not end a character."""
+        """The payload is unmasked as it comes. A piece is refused as soon as no further bytes
+        could make UTF-8 of it, and a last piece if it does not end a character."""
         whole = b"".join(parts)
         masked = apply_mask(whole, MASK)
         frame = PartialFrame(MASK, len(whole))

@@ -160,7 +160,7 @@ class PollerTests(SynchronousTestCase):
             self.assertEqual((end.read, outer.poll(0)), ([b"x"], []))
 
     def test_writes_leave_at_the_end_of_the_batch(self) -> None:
-        """What several write to one is written once, at the end, without asking epoll first."""
+        """Writes of several connections to one go out at once, without asking epoll first."""
         one, other, target = self.end(), self.end(), self.end()
         one.on_read = lambda: target.write(b"1")
         other.on_read = lambda: target.write(b"2")
@@ -204,7 +204,7 @@ class PollerTests(SynchronousTestCase):
     def test_nobody_is_lost_under_a_call(self) -> None:
         """A transport that writes, and finds its peer gone, is lost when the caller has returned.
 
-        The caller may be what the transport serves, in the midst of its input.
+        The caller may be the transport's protocol, which takes input.
         """
         end = self.end()
         end.far.close()
@@ -252,7 +252,7 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_an_error_in_a_batch(self) -> None:
-        """An error goes to whoever called; what was written before is written, and all goes on."""
+        """An error goes to the caller; earlier writes go out, and the poller goes on."""
         end = self.end()
 
         def fail() -> None:
@@ -397,8 +397,8 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual((end.lost, reader.read), ([ConnectionLost], []))
 
     def test_who_reads_next(self) -> None:
-        """A connection that is polled no more leaves nobody behind who would read for the next
-        one with its number; one that is polled again is read by who is its protocol then."""
+        """A connection that is no longer polled leaves no reader behind for the next one with its
+        number. One that is polled again is read by the protocol that it has then."""
         end, reader = self.reader()
         self.poller.removeReader(end)
         self.assertFalse(any(self.poller._readers))
@@ -413,7 +413,7 @@ class PollerTests(SynchronousTestCase):
         self.assertFalse(any(self.poller._readers) or self.poller.getReaders())
 
     def test_twice_is_once(self) -> None:
-        """Asking again for what is polled, or not to be polled any more, changes nothing."""
+        """Asking twice to be polled, or twice not to be, changes nothing."""
         end = self.end()
         before = self.changes
         self.poller.addReader(end)

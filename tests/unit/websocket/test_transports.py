@@ -75,7 +75,7 @@ class TransportTests(Cases):
         self.assertEqual(self.far.recv(10), b"x")
 
     def test_unacknowledged(self) -> None:
-        """What the peer has not acknowledged is what waits here and in the kernel."""
+        """Unacknowledged bytes are those that wait here and those in the kernel."""
         self.transport.write(bytes(LARGE))
         self.transport.doWrite()
         unsent = transports.unsent_bytes(self.transport)
