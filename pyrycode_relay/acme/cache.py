@@ -32,8 +32,8 @@ from pyrycode_relay.acme.schedule import Lifetime
 from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls.certificate import MALFORMED, is_for
 
-FULLCHAIN: Final = "fullchain.pem"
-PRIVKEY: Final = "privkey.pem"
+_FULLCHAIN: Final = "fullchain.pem"
+_PRIVKEY: Final = "privkey.pem"
 
 _ACCOUNT: Final = "account.pem"
 _LIVE: Final = "live"
@@ -93,12 +93,12 @@ class CertCache:
     @property
     def fullchain(self) -> Path:
         """The file of the chain in use. It may not exist yet."""
-        return self._home / _LIVE / FULLCHAIN
+        return self._home / _LIVE / _FULLCHAIN
 
     @property
     def privkey(self) -> Path:
         """The file of its key."""
-        return self._home / _LIVE / PRIVKEY
+        return self._home / _LIVE / _PRIVKEY
 
     def prepare(self) -> list[Path]:
         """Create the folders; return those that had to be closed to other users.
@@ -192,7 +192,7 @@ class CertCache:
         """Begin a new pair. Its new key is on the disk when this returns."""
         key = new_key()
         folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._home))
-        _write(folder, PRIVKEY, key)
+        _write(folder, _PRIVKEY, key)
         return Pending(self._home, folder, key)
 
 
@@ -206,7 +206,7 @@ class Pending:
 
     def complete(self, chain: bytes) -> None:
         """Put the pair into use. The pair before it is kept, older ones are removed."""
-        _write(self.folder, FULLCHAIN, chain)
+        _write(self.folder, _FULLCHAIN, chain)
         issued = self.home / (_ISSUED + self.folder.name.removeprefix(_TEMPORARY))
         self.folder.rename(issued)
         live = self.home / _LIVE

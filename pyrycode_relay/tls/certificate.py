@@ -85,7 +85,7 @@ class Certificate:
         not_after = leaf.not_valid_after_utc.timestamp()
         if not_after <= now:
             raise StartupError(
-                f"The certificate in {pair.certificate} expired on {day(not_after)}; renew it."
+                f"The certificate in {pair.certificate} expired on {_day(not_after)}; renew it."
             )
         if not_before > now:
             raise StartupError(
@@ -105,7 +105,7 @@ class Certificate:
 
     def __str__(self) -> str:
         names = ",".join(sorted(self.names)) or "addresses"
-        return f"{names} until {day(self.not_after)}"
+        return f"{names} until {_day(self.not_after)}"
 
 
 def check_authorities(path: Path) -> None:
@@ -133,7 +133,7 @@ def wildcard(name: str) -> str:
     return "*." + name.partition(".")[2]
 
 
-def day(time: float) -> str:
+def _day(time: float) -> str:
     """Return the day of a time in seconds since 1970, in UTC."""
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}"
 

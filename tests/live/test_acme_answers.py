@@ -1,7 +1,7 @@
-"""ACME CAs that misbehave: whatever they answer, or do not, is one of our own sentences.
+"""ACME CAs that misbehave: each wrong or missing answer becomes one of the relay's sentences.
 
-What a CA does that behaves is in tests/system/test_acme.py. Here it is a script over real HTTPS,
-with the library's client against it.
+The CA here is a script over real HTTPS, and the library's client talks to it. A CA that behaves is
+in tests/system/test_acme.py.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(self.ca.requests.count("order"), 10)
 
     def test_retry_after(self) -> None:
-        """What the CA asks for is passed on: seconds, a date, or nothing that can be read."""
+        """The wait that a CA asks for is passed on: seconds, a date, or 0 if it is malformed."""
         soon = formatdate(time.time() + 3600, usegmt=True)
         for text, low, high in (
             ("120", 120, 120),
@@ -328,7 +328,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertLess(time.monotonic() - began, 20)
 
     def test_too_slow(self) -> None:
-        """One that comes byte by byte is given up at the deadline, not at the last byte's."""
+        """A response that comes byte by byte fails at the deadline, not after its last byte."""
 
         def drip(request: _Request) -> None:
             request.send_response(200)
@@ -344,7 +344,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(error.reason, "the CA did not answer in time")
 
     def test_silence(self) -> None:
-        """One that says nothing at all is given up too."""
+        """A CA that sends nothing at all fails too."""
         over = threading.Event()
         self.addCleanup(over.set)
         self.ca.answers["order"] = lambda _: over.wait(60)
@@ -354,7 +354,7 @@ class AnswerTests(SynchronousTestCase):
         )
 
     def test_an_order_that_never_ends(self) -> None:
-        """An order that stays as it is, is given up at the deadline."""
+        """An order without progress fails at the deadline."""
         self.ca.statuses["authorization"] = "pending"
         self.assertEqual(self.failure(deadline=1.0).reason, "the CA did not answer in time")
 

@@ -103,7 +103,7 @@ class Draining(RelayCase):
         await self.assert_ended(relay, stopping, started)
 
     async def test_busy_peers_go_in_time(self) -> None:
-        """Phones and a binary that never stop talking are told to go all the same."""
+        """Phones and a binary that never stop talking get their close anyway."""
         relay = self.relay(close_timeout=0.5)
         binary = await self.binary(relay)
         phones = [await self.phone(relay) for _ in range(3)]

@@ -215,7 +215,7 @@ class IssueTests(AcmeTestCase):
         self.assertGreater(pebble.log().count("HEAD /nonce-plz "), 3)
 
     def test_files(self) -> None:
-        """What was obtained is for the relay's user alone."""
+        """The cache's files are for the relay's user alone."""
         self.pebble.start()
         relay = self.acme()
         self.wait_ready(relay)
@@ -324,7 +324,7 @@ class RenewalTests(AcmeTestCase):
         self.assertEqual(self.pebble.orders(), 1)
 
     def test_expired(self) -> None:
-        """A certificate that ended while the relay was down is none, and is replaced."""
+        """A certificate that expired while the relay was down is replaced, and never served."""
         self.cached(NAME, age=100 * DAY)
         relay = self.acme()
         self.assertEqual(fetch(relay.address, "/readyz")[0], 503)
@@ -401,7 +401,7 @@ class DownTests(AcmeTestCase):
         self.assertEqual(fetch(relay.address, "/readyz")[0], 503)
 
     def test_of_which_we_trust_nothing(self) -> None:
-        """A CA with a certificate of its own that nobody vouches for is not talked to."""
+        """A CA whose own certificate cannot be verified gets no request."""
         self.pebble.start()
         other = self.ca()
         relay = self.acme(options=(f"--acme-ca-file={other.ca_file}",))
@@ -475,7 +475,7 @@ class MistakeTests(AcmeTestCase):
         self.assertEqual(self.certs.stat().st_mode & 0o777, 0o700)
 
     def test_authorities(self) -> None:
-        """A file of authorities that is none is refused."""
+        """A file of authorities without a certificate is refused."""
         garbage = self.directory / "garbage.pem"
         garbage.write_text("garbage")
         sentence = self.refused(f"--cert-cache={self.certs}", f"--acme-ca-file={garbage}")
@@ -484,7 +484,7 @@ class MistakeTests(AcmeTestCase):
 
 class ManualTests(AcmeTestCase):
     def test_recipe(self) -> None:
-        """The manual's configuration, with our CA and our ports besides, is a relay with TLS."""
+        """The manual's configuration, with the test's CA and ports, is a relay with TLS."""
         manual = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")
         section = manual.partition("\n## Certificates from an ACME CA\n")[2]
         lines = section.lstrip("\n").partition("\n\n")[0].splitlines()

@@ -97,7 +97,7 @@ class DrainTests(SystemTestCase):
                 await round_trip(handset, "x" * 100)
 
     async def visit(self, relay: Relay, endings: Counter[object]) -> None:
-        """Come and go, until one is turned away because nobody listens any more."""
+        """Come and go, until one is turned away because nobody listens."""
         while True:
             try:
                 visitor = await phone(relay, "b0")

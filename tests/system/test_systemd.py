@@ -90,7 +90,7 @@ class UnitTests(SystemTestCase):
         self.assertEqual(self.analyze("*.s*", "verify"), "")
 
     def test_security(self) -> None:
-        """What the service is exposed to is 1.7 of 10: it is for the network, and no more."""
+        """The service's exposure is 1.7 of 10: it serves the network, and does nothing else."""
         said = self.analyze("*.service", "security", "--offline=true", "--threshold=18")
         self.assertIn("Overall exposure level", said)
 

@@ -241,7 +241,7 @@ class NameTests(TLSTestCase):
     """Names of the relay, and others."""
 
     def test_host(self) -> None:
-        """A Host that is none of the names is 421, with nothing else, on every path."""
+        """A Host that is not one of the names is 421, with nothing else, on every path."""
         self.issued = self.replace(NAME, "two.test")
         door = self.door(f"--domain={NAME}", "--domain=TWO.test")
         paths = ("/healthz", "/readyz", "/v1/server", "/v2/client", "/", "/else")
@@ -457,7 +457,7 @@ class FailureTests(TLSTestCase):
         }
         for number, (name, data) in enumerate(attempts.items(), 2):
             began, before = time.monotonic(), len(door.relay.log().splitlines())
-            # Each from an address of its own, for the log has no sixth line of one.
+            # Each from its own address, because the log has no sixth line of one address.
             here = f"127.0.0.{number}"
             with socket.create_connection(
                 ("127.0.0.1", door.port), DEADLINE, source_address=(here, 0)
@@ -505,7 +505,7 @@ class FailureTests(TLSTestCase):
             read_all(sock)
 
     def test_dribble(self) -> None:
-        """A handshake that comes byte by byte is cut at the header time-out all the same."""
+        """A handshake that comes byte by byte is cut at the header time-out anyway."""
         door = self.door("--header-timeout=1")
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = door.context.wrap_bio(incoming, outgoing, server_hostname=NAME)
@@ -597,7 +597,7 @@ class FailureTests(TLSTestCase):
         sock.sendall(outgoing.read())
 
     def test_time_is_one(self) -> None:
-        """A handshake in time buys no more time for the request."""
+        """A handshake in time does not extend the time for the request."""
         door = self.door("--header-timeout=2")
         began = time.monotonic()
         with door.dial() as sock:
@@ -714,7 +714,7 @@ class ClosingTests(TLSTestCase):
 
 
 class StartTests(TLSTestCase):
-    """What is wrong with certificates is told before anything is served."""
+    """Problems with certificates are reported before anything is served."""
 
     def refused(self, *options: str | Path, check: bool) -> list[str]:
         """Return the sentences that a start, or a check, ends with."""
@@ -874,7 +874,7 @@ class ManagerTests(TLSTestCase):
             while True:
                 manager.recv(4096)
         manager.settimeout(1)
-        # One that hangs gives no sign of life, which systemd would act upon.
+        # A process that hangs gives no sign of life; systemd would restart it.
         self.assertRaises(TimeoutError, manager.recv, 4096)
         relay.signal(signal.SIGCONT)
         manager.settimeout(DEADLINE)

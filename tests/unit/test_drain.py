@@ -147,8 +147,8 @@ class DrainTests(Cases):
         self.assertGreater(max(each.first(Asked.TO_PART) for each in peers), 80 * PACE)
 
     def test_backlog(self) -> None:
-        """What is queued may flow until the close timeout before the deadline, then it is
-        discarded."""
+        """Queued frames may flow until the close timeout before the deadline, and are discarded
+        then."""
         slow = self.connection(self.phones, Asked.TO_CLOSE)
         drained = self.drain()
         self.pass_time(TIMEOUT - CLOSE_TIMEOUT - 0.1)

@@ -41,7 +41,7 @@ class NotifierTests(Cases):
                 return states
 
     def test_life(self) -> None:
-        """Ready, reload and stop are told in systemd's words, and without a watchdog no more."""
+        """Ready, reload and stop are in systemd's words. Without a watchdog that is all."""
         notifier = Notifier(self.path, self.clock, watchdog=0)
         notifier.ready()
         notifier.reloading()
@@ -69,7 +69,7 @@ class NotifierTests(Cases):
         self.assertEqual(self.heard(), ["STOPPING=1", "WATCHDOG=1", "WATCHDOG=1"])
 
     def test_environment(self) -> None:
-        """What the manager left is taken out of the environment, for no child to repeat."""
+        """The manager's variables are taken out of the environment, so no child repeats them."""
         environment = {
             "NOTIFY_SOCKET": self.path,
             "WATCHDOG_USEC": "2000000",
@@ -83,7 +83,7 @@ class NotifierTests(Cases):
         self.assertEqual(self.heard(), ["WATCHDOG=1"])
 
     def test_other_watchdogs(self) -> None:
-        """A watchdog of another process, or one without a time, is none of ours."""
+        """A watchdog of another process, or one without a time, is ignored."""
         for more in ({"WATCHDOG_PID": "8"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}):
             environment = {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "1000000", **more}
             Notifier.from_environment(environment, 7, self.clock).ready()

@@ -15,7 +15,7 @@ GOING = (1001, "shutting down")
 
 
 class DrainTest(WireTest):
-    """Everybody is told to go, some time is left for that, and then it is over."""
+    """Every peer gets a close and some time for its answer, and then the drain is over."""
 
     def drain(self) -> Deferred[None]:
         """Stop the relay."""

@@ -61,7 +61,7 @@ class Secure(Peer):
 
     def end(self) -> None:
         """Send a ``close_notify``."""
-        with contextlib.suppress(ssl.SSLError):  # there is none in return yet
+        with contextlib.suppress(ssl.SSLError):  # the relay has not answered yet
             self.tls.unwrap()
         self.send(self._out.read())
 
@@ -127,9 +127,9 @@ class TLSTest(SecureTest):
         self.assertFalse(phone.was_reset)
 
     def test_endless_handshake(self) -> None:
-        """A ClientHello that is announced as 128 KiB is not kept: past 16 KiB its sender goes.
+        """A ClientHello that is announced as 128 KiB is not kept: after 16 KiB its sender goes.
 
-        What watches for that is in nobody's way after a handshake.
+        After a handshake, nothing counts bytes.
         """
         peer = self.dial()
         sent = 0
@@ -147,7 +147,7 @@ class TLSTest(SecureTest):
         self.assertNotIn("dataReceived", vars(side.transport))
 
     def test_much_that_is_no_handshake(self) -> None:
-        """What is no TLS at all is called so, however much comes at once, and ends in order."""
+        """Data that is not TLS is reported as such, however much comes, and ends in order."""
         peer = self.dial()
         peer.send(bytes(60_000))
         self.assertTrue(peer.gone)
@@ -240,7 +240,7 @@ class CrowdTest(SecureTest):
     limits: ClassVar = {"send_buffer": 0, "max_waiting": 2}
 
     def test_answered_and_crowded_out(self) -> None:
-        """Who has had his answer and leaves TLS open is gone for good once he is crowded out."""
+        """A peer that leaves TLS open after its answer is gone for good once it is crowded out."""
         peers = [self.dial() for _ in range(2)]
         for peer in peers:
             peer.shake_hands()

@@ -54,7 +54,7 @@ class CertCacheTestCase(SynchronousTestCase):
 
 class FolderTests(CertCacheTestCase):
     def test_made(self) -> None:
-        """What is not there is made, for its owner alone, and nothing had to be tightened."""
+        """Missing folders are made for their owner alone, so nothing has to be tightened."""
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         self.assertEqual(self.cache.prepare(), [])
@@ -159,7 +159,7 @@ class AccountTests(CertCacheTestCase):
         self.assertIsNone(other.current())
 
     def test_unreadable(self) -> None:
-        """A key that is none is refused at the start, and not overwritten."""
+        """A file that is not a key is refused at the start, and not overwritten."""
         self.cache.prepare()
         self.cache.account_key()
         [home] = self.root.iterdir()
@@ -206,7 +206,7 @@ class PairTests(CertCacheTestCase):
         self.assertEqual(len([*home.iterdir()]), 2)
 
     def test_the_last_but_one_is_kept(self) -> None:
-        """Of many pairs, the one in use and the one before it are kept."""
+        """After many pairs, the one in use and the one before it are kept."""
         for _ in range(5):
             last = self.issue(self.cache, "a.example")
         [home] = self.root.iterdir()

@@ -188,7 +188,7 @@ class OrderTests(IssuanceTestCase):
             self.assertEqual(self.ca.orders, before + 1, names)
 
     def test_added_names(self) -> None:
-        """A CA that adds names of its own is not asked again and again."""
+        """A CA that adds names is not asked again and again."""
         self.ca.names = []
         order = self.ca.order
         self.ca.order = lambda names, key: order(names | {"www.example"}, key)  # type: ignore[method-assign]

@@ -48,7 +48,7 @@ class RenewalTests(Cases):
     @given(lifetimes, st.floats(-1e10, 1e10))
     @examples(200)
     def test_suggested(self, lifetime: Lifetime, moment: float) -> None:
-        """What a CA suggests is done, if it leaves a sixth of the lifetime for attempts."""
+        """A CA's suggestion counts, if it leaves a sixth of the lifetime for attempts."""
         limit = lifetime.end - (lifetime.end - lifetime.start) / 6
         self.assertAlmostEqual(suggested(lifetime, moment), min(moment, limit), delta=1)
 

@@ -53,7 +53,7 @@ class DaemonThreadTests(SynchronousTestCase):
         self.failureResultOf(done, ZeroDivisionError)
 
     def test_deadline(self) -> None:
-        """A call that is late is given up; when it comes back after all, nobody cares."""
+        """A late call has failed; its result after all is ignored."""
         gate = threading.Event()
         self.addCleanup(gate.set)
         done = self.threads.run(gate.wait)

@@ -36,7 +36,7 @@ class CertificateCase(Cases):
         self.pair = Pair(self.directory / "chain.pem", self.directory / "key.pem")
 
     def read(self, certificate: bytes | None = None, key: bytes | None = None) -> Certificate:
-        """Read a pair of files with these contents, the good one's where there are none."""
+        """Read a pair of files with these contents, or with those of the good pair."""
         self.pair.certificate.write_bytes(GOOD.pem if certificate is None else certificate)
         self.pair.key.touch(0o600)
         self.pair.key.write_bytes(GOOD.key_pem() if key is None else key)

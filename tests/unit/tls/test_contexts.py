@@ -113,7 +113,7 @@ class ServingTests(Cases):
         self.assertEqual(server.get_context().get_session_cache_mode(), SSL.SESS_CACHE_OFF)
 
     def test_side_by_side(self) -> None:
-        """Of an RSA and an ECDSA certificate for one name, each client gets what it can use."""
+        """With an RSA and an ECDSA certificate for one name, each client gets what it can use."""
         old = issue("relay.example", key=RSA)
         for certificates in ([self.certificate, old], [old, self.certificate]):
             context = serving(certificates)
@@ -190,7 +190,7 @@ class NameTests(Cases):
         self.assertIs(self.served([first, other, old], ""), first)
 
     def test_the_later(self) -> None:
-        """Of two with the same type of key for one name, the one that expires later is served."""
+        """Among certificates with the same type of key for a name, the last to expire is served."""
         days = (5, 9, 7)
         certificates = [issue("relay.example", until=each * DAY) for each in days]
         self.assertIs(self.served(certificates, "relay.example"), certificates[1])

@@ -146,7 +146,7 @@ class ServingTests(TLSCase):
             self.assertIn("HANDSHAKE_FAILURE", str(error))
 
     def test_side_by_side(self) -> None:
-        """Of an RSA and an ECDSA certificate for one name, each client gets what it can use."""
+        """With an RSA and an ECDSA certificate for one name, each client gets what it can use."""
         curve = self.issue("a", "relay.example")
         old = self.issue("b", "relay.example", key=RSA)
         for names in (("a", "b"), ("b", "a")):
@@ -244,7 +244,7 @@ class LoadTests(TLSCase):
         self.assertEqual(shake(made, "a.example").certificate, issued.chain[0])
 
     def test_awaited_and_bad(self) -> None:
-        """What is left of an awaited one from before is told, and otherwise as if it were not."""
+        """An awaited certificate that cannot be used is reported, and counts as not there."""
         self.issue("a", "a.example", since=-9 * DAY, until=-DAY)
         made = self.certificates(Files(self.pair("a"), awaited=True), domains=("a.example",))
         made.load()
@@ -349,7 +349,7 @@ class ReloadTests(TLSCase):
         )
 
     def test_asked(self) -> None:
-        """Whoever asks for a reload hears how it went, each time, at once."""
+        """A reload that was asked for reports its result at once, each time."""
         self.assertTrue(self.made.reload())
         self.pair("a").key.unlink()
         self.assertFalse(self.made.reload())
@@ -377,7 +377,7 @@ class ReloadTests(TLSCase):
         self.assertEqual(shake(made, "relay.example").certificate, fresh.chain[0])
 
     def test_nothing_kept(self) -> None:
-        """What is replaced goes: 100 reloads leave as many contexts as one."""
+        """Replaced contexts are freed: 100 reloads leave as many contexts as one."""
 
         def contexts() -> int:
             gc.collect()
@@ -472,7 +472,7 @@ class ExpiryTests(TLSCase):
         shake(made, "relay.example")
 
     def test_short_life(self) -> None:
-        """Of a certificate for a week the last quarter is late, and not the first day."""
+        """A certificate for a week is late in its last quarter, and not on its first day."""
         self.issue("a", "relay.example", since=timedelta(0), until=8 * DAY)
         self.loaded("a").watch()
         self.assertEqual(self.warnings(5), 0)
