@@ -34,6 +34,7 @@ from tests.peers.envelopes import envelope, numbered
 from tests.peers.frames import CLOSE, PING, PONG, TEXT, close_frame, code_and_reason, frame
 from tests.peers.requests import binary_fields, phone_fields
 from tests.peers.waiting import on_reactor
+from tests.recorder import Recorder
 
 T = TypeVar("T")
 
@@ -93,21 +94,6 @@ class Peer(RawPeer):
     def say_close(self, code: int | None) -> None:
         """Send a close frame, an empty one for None."""
         self.write(close_frame(code))
-
-
-class Recorder:
-    """An observer that keeps what it saw."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Event, dict[str, Any]]] = []
-
-    def saw(self, event: Event, **fields: object) -> None:
-        """Keep an event."""
-        self.events.append((event, fields))
-
-    def of(self, event: Event) -> list[dict[str, Any]]:
-        """Return the fields of all events of one kind, in order."""
-        return [fields for seen, fields in self.events if seen is event]
 
 
 class Relay:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests import needs
 from tests.peers.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 from tests.peers.requests import binary_fields, phone_fields, upgrade_request
 from tests.peers.waiting import eventually
@@ -558,6 +559,7 @@ class RequestTests(AttackTestCase):
 
     def test_five_hundred_garbage_connections(self) -> None:
         """They get nothing, leave nothing behind, and write nothing into the log."""
+        needs.descriptors(1024)
         relay = self.relay("--header-timeout=2", "--close-timeout=2")
         chance = random.Random(2455)
         descriptors = Path(f"/proc/{relay.pid}/fd")

@@ -309,6 +309,7 @@ class OpenFilesTests(SystemTestCase):
 
     def test_raised(self) -> None:
         """The soft limit is raised to the hard one, and what comes of it is said at start."""
+        needs.descriptors(2000)
         relay = self.relay(launcher=(needs.program("prlimit"), "--nofile=300:2000"))
         limits = Path(f"/proc/{relay.pid}/limits").read_text(encoding="ascii")
         self.assertRegex(limits, r"(?m)^Max open files +2000 +2000 ")

@@ -35,13 +35,14 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from pyrycode_relay.config.settings import Settings
-from pyrycode_relay.events import Event, Level
+from pyrycode_relay.events import Event
 from pyrycode_relay.http.server import Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.poller import Poller
 from tests.peers.requests import Headers, binary_headers, one_by_one, phone_headers
+from tests.recorder import Recorder
 
 MANY_TURNS = 20_000
 """After so many rounds without rest something goes round in circles."""
@@ -440,29 +441,6 @@ class Binary(Client):
         """Ask for the closing of ``phone``, after ``message`` if there is one."""
         last = "" if message is None else f'"frame":{message},'
         self.text(f'{{"conn_id":{json.dumps(phone.conn_id)},{last}"close_code":{code}}}')
-
-
-class Recorder:
-    """The observer of the relay's events."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Event, dict[str, object]]] = []
-
-    def saw(self, event: Event, **fields: object) -> None:
-        """Note an event."""
-        self.events.append((event, fields))
-
-    def of(self, event: Event) -> list[dict[str, object]]:
-        """Return the fields of every ``event`` seen."""
-        return [fields for each, fields in self.events if each is event]
-
-    def loud(self) -> list[Event]:
-        """Return the events above debug that were seen."""
-        return [event for event, _ in self.events if event.level > Level.DEBUG]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.events.clear()
 
 
 LIFTED: dict[str, Any] = {"upgrade_rate": 0, "max_connections_per_address": 0}
