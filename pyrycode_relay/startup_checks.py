@@ -1,8 +1,8 @@
 """Checks before the relay serves; each problem is one sentence with its fix.
 
 They are about the libraries' private names, the limit of open files and, for ``--check-config``,
-the certificates. ``--production`` also checks that nothing is served in the clear to the world,
-and that the process has no privileges it can do without.
+the certificates. With ``--production`` there are two more: nothing unencrypted is served beyond
+this machine, and the process has no privilege that it does not need.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 
 from pyrycode_relay import internals
@@ -25,9 +27,9 @@ from pyrycode_relay.tls import sources
 from pyrycode_relay.tls.store import Certificates
 
 _NET_BIND_SERVICE: Final = 1 << 10
-"""The capability to bind ports below 1024; it gives nothing else."""
+"""The capability to bind ports below 1024; it permits nothing else."""
 _MOST_FILES: Final = 1_048_576
-"""What stands for a limit of open files without end: the kernel's own, by default."""
+"""Open files if their number is unlimited: the kernel's own limit, by default."""
 _STATUS: Final = Path("/proc/self/status")
 _CAPABILITIES: Final = re.compile(rb"^Cap(?:Prm|Eff):\s*([0-9a-f]+)$", re.MULTILINE)
 
@@ -37,9 +39,7 @@ def check_libraries(*, acme: bool) -> None:
 
     The libraries for ACME are loaded and checked only if ``acme`` is true.
     """
-    problems = [*internals.problems(load=acme)]
-    if problems:
-        raise StartupError(*problems)
+    _refuse(internals.problems(load=acme))
 
 
 def raise_open_files() -> int:
@@ -53,6 +53,39 @@ def raise_open_files() -> int:
     except (OSError, ValueError):  # A sandbox may forbid even this.
         return soft
     return wanted
+
+
+def check_certificates(settings: Settings, observer: Observer) -> None:
+    """Read the operator's certificates as a start does. Raises `StartupError`."""
+    given = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
+    if given:
+        # Nothing is timed, so the clock may stand still.
+        Certificates(given, settings.domain, observer, Clock()).load()
+
+
+def check_settings(settings: Settings) -> None:
+    """Check in production, before a socket is open, which addresses serve plain WebSockets.
+
+    Raises `StartupError`. `check_process` checks an address whose reach is unknown.
+    """
+    if settings.production:
+        _refuse(exposed_addresses(settings))
+
+
+def check_process(settings: Settings, ports: Sequence[IListeningPort]) -> None:
+    """Check in production the open sockets, and the privileges that the process has kept.
+
+    Raises `StartupError`. ``ports`` begin with those of ``settings.insecure_listen``.
+    """
+    if settings.production:
+        listeners = zip(settings.insecure_listen, ports, strict=False)
+        exposed = (exposed_socket(address, port.getHost()) for address, port in listeners)
+        _refuse(chain(chain.from_iterable(exposed), spare_power()))
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if found := [*problems]:
+        raise StartupError(*found)
 
 
 def exposed_addresses(settings: Settings) -> Iterator[str]:
@@ -74,32 +107,24 @@ def exposed_socket(address: str, host: Any) -> Iterator[str]:
         yield _exposed(address)
 
 
-def check_certificates(settings: Settings, observer: Observer) -> None:
-    """Read the operator's certificates as a start does. Raises `StartupError`."""
-    given = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
-    if given:
-        # Nothing is timed, so the clock may stand still.
-        Certificates(given, settings.domain, observer, Clock()).load()
-
-
 def _is_encrypted(address: str) -> bool:
     return address.startswith("ssl:")
 
 
 def _exposed(address: str) -> str:
     return (
-        f"--production serves nothing unencrypted beyond this machine, and --insecure-listen is "
-        f"{address!r}; serve TLS there, or listen on 127.0.0.1, [::1] or a UNIX socket behind "
-        "something that ends TLS."
+        f"--production serves nothing unencrypted beyond this machine, but --insecure-listen is "
+        f"{address!r}; serve TLS there, or listen on 127.0.0.1, [::1] or a UNIX socket behind a "
+        "proxy that ends TLS."
     )
 
 
 def spare_power() -> Iterator[str]:
-    """Yield what power this process has, now that twistd has shed its own, but needs not."""
+    """Yield the privileges of this process that the relay does not need."""
     if 0 in os.getresuid():
         yield (
-            "--production does not run as root; give twistd --uid=USER (and --gid=GROUP, and not "
-            "--euid), or User= in the systemd unit."
+            "--production does not run as root; give twistd --uid=USER (and --gid=GROUP, but not "
+            "--euid), or set User= in the systemd unit."
         )
         return
     try:
@@ -115,6 +140,6 @@ def spare_power() -> Iterator[str]:
     if held & ~_NET_BIND_SERVICE:
         yield (
             f"--production has capabilities beyond CAP_NET_BIND_SERVICE (`capsh --decode={held:x}` "
-            "names them); drop them, as with CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the "
-            "systemd unit."
+            "names them); drop them, for example by CapabilityBoundingSet=CAP_NET_BIND_SERVICE in "
+            "the systemd unit."
         )

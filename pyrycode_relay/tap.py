@@ -1,4 +1,4 @@
-"""``twistd pyrycode-relay``: the command line, and the service it makes."""
+"""``twistd pyrycode-relay``: the command line, and the service that it makes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import NoReturn
 
-from twisted.application.service import IServiceCollection
-from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver
 from twisted.python import usage
-from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__, startup_checks
@@ -25,54 +20,53 @@ from pyrycode_relay.config.toml_file import ConfigFile
 from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
+from pyrycode_relay.process import Process, fail
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.signals import handle_signals
 from pyrycode_relay.startup_error import StartupError
 
 
-def _fail(problems: Sequence[str]) -> NoReturn:
-    # By the time listeners are opened, sys.stderr goes to the log.
-    stderr = sys.__stderr__ or sys.stderr
-    for problem in problems:
-        stderr.write(f"pyrycode-relay: {problem}\n")
-    raise SystemExit(2)
-
-
 def _completer(option: Option) -> usage.Completer:
-    """Return what a shell offers for ``option``'s value."""
+    """Return what a shell offers as the value of ``option``."""
     if option.kind.words:
         return usage.CompleteList([*option.kind.words])
     if option.kind is DOMAIN:
         return usage.CompleteHostnames()
-    # Of the others there is nothing to offer, and Twisted would offer files.
-    return usage.CompleteFiles() if option.kind in {PATH, FILE_OR_NONE} else usage.Completer()
+    if option.kind in {PATH, FILE_OR_NONE}:
+        return usage.CompleteFiles()
+    # Twisted's default would offer files.
+    return usage.Completer()
 
 
 class Options(usage.Options):
-    """The options of ``twistd pyrycode-relay``; afterwards, `settings` has what they mean."""
+    """The command line.
+
+    Parsing it sets ``settings`` and ``capacity``, or ends the process with a sentence for each
+    mistake.
+    """
 
     synopsis = "[options]"
     longdesc = (
-        "A WebSocket relay between phones and the pyry daemon. Every option can also be set in "
-        "the environment, as PYRYCODE_RELAY_ and its name in capitals with underscores, and in a "
-        "configuration file; the command line wins over the environment, and that over the file. "
-        "What can be given more than once is separated by spaces in the environment. Times are "
-        "in seconds and may have fractions."
+        "A WebSocket relay between phones and the pyry daemon. Each option can also be set in the "
+        "environment, as PYRYCODE_RELAY_ and its name in capitals with underscores, and in a "
+        "configuration file. The command line wins over the environment, and the environment over "
+        "the file. In the environment, spaces separate the values of an option that may be given "
+        "more than once. Times are in seconds and may have fractions."
     )
-    optFlags = [  # noqa: RUF012 - twisted.python.usage wants a class attribute
+    optFlags = [  # noqa: RUF012 - twisted.python.usage requires a class attribute
         [
             "check-config",
             None,
             (
-                "Print the settings that would be used, as a configuration file, each with where "
-                "it comes from, and end."
+                "Print the settings as a configuration file, each with the place that it comes "
+                "from, and exit."
             ),
         ],
         [
             "example-config",
             None,
-            "Print a configuration file with every setting, its reason and its default, and end.",
+            "Print a configuration file with every setting, its help and its default, and exit.",
         ],
     ]
     optParameters = [  # noqa: RUF012
@@ -81,13 +75,13 @@ class Options(usage.Options):
             None,
             "",
             (
-                "A configuration file: TOML, with these options' names (grace = 30), and lists "
-                "for what can be given more than once. The environment and the command line win "
-                "over it."
+                "Configuration file: TOML, with the names of these options (grace = 30), and with "
+                "lists for those that may be given more than once. The environment and the "
+                "command line win over it."
             ),
         ],
     ]
-    # What a shell completes, by Twisted's own mechanism: zsh ships what calls it.
+    # For the completion that zsh ships for Twisted's commands.
     compData = usage.Completions(
         descriptions={option.name: option.help.partition(". ")[0] for option in OPTIONS},
         multiUse=[option.name for option in OPTIONS if option.many],
@@ -104,77 +98,82 @@ class Options(usage.Options):
         super().__init__()
 
     def opt_version(self) -> NoReturn:
-        """Print the relay's version, and end."""
-        sys.stdout.write(f"pyrycode-relay {__version__}\n")
-        raise SystemExit(0)
+        """Print the relay's version and exit."""
+        _print([f"pyrycode-relay {__version__}"])
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse; an option that does not exist is one sentence, not a page."""
+        """Parse the command line; a mistake is one sentence instead of a page."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            _fail([f"{error}; see --help."])
+            fail(StartupError(f"{error}; see --help."))
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options."""
         if arguments:
-            _fail([f"{arguments[0]!r} is not an option; see --help."])
+            fail(StartupError(f"{arguments[0]!r} is not an option; see --help."))
 
     def postOptions(self) -> None:
-        """Read the settings; with ``--check-config`` print them and end."""
+        """Read the settings; then print them and exit if that is asked for."""
         if self["example-config"]:
-            self._print(example())
+            _print(example())
         try:
-            path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-            file = toml_file.read(path) if path else ConfigFile()
-            self.settings = settings = Settings.read(self._given, os.environ, file)
-            startup_checks.check_libraries(acme=settings.acme)
-            self.capacity = Capacity.within(startup_checks.raise_open_files(), settings.limits)
+            self._read()
         except StartupError as error:
-            _fail(error.problems)
-        if settings.production and (problems := [*startup_checks.exposed_addresses(settings)]):
-            _fail(problems)
+            fail(error)
         if self["check-config"]:
-            try:
-                startup_checks.check_certificates(
-                    settings, EventLog(settings.log_level, time.monotonic)
-                )
-            except StartupError as error:
-                _fail(error.problems)
-            self._print(settings.lines())
+            _print(self.settings.lines())
 
-    def _print(self, lines: Iterable[str]) -> NoReturn:
-        for line in lines:
-            sys.stdout.write(line + "\n")
-        raise SystemExit(0)
+    def _read(self) -> None:
+        """Read and check the settings. Raises `StartupError`."""
+        path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+        file = toml_file.read(path) if path else ConfigFile()
+        self.settings = Settings.read(self._given, os.environ, file)
+        startup_checks.check_libraries(acme=self.settings.acme)
+        self.capacity = Capacity.within(startup_checks.raise_open_files(), self.settings.limits)
+        startup_checks.check_settings(self.settings)
+        if self["check-config"]:
+            observer = EventLog(self.settings.log_level, time.monotonic)
+            startup_checks.check_certificates(self.settings, observer)
 
     @property
     def foreground(self) -> bool:
-        """Whether twistd stays in the foreground."""
+        """Whether twistd stays attached to its terminal."""
         return self.parent is None or bool(self.parent["nodaemon"])
 
-    def writer(self, later: Callable[..., object]) -> Writer | None:
-        """Return the log observer, or None when twistd was told to log to somewhere else.
+    def log_writer(self, in_reactor: Callable[..., object]) -> Writer | None:
+        """Return the writer of the log; None if twistd's own options send the log elsewhere.
 
-        Written where twistd would write: to ``--logfile``, or to standard output in the
-        foreground. ``later`` runs a function in the reactor's thread.
+        The log goes where twistd would write it: to ``--logfile``, or in the foreground to
+        standard output. ``in_reactor`` runs a function in the reactor's thread.
         """
         twistd = self.parent
         if twistd is None or twistd["logger"] or twistd["syslog"]:
             return None
         name, output = twistd["logfile"], sys.stdout
         if name == "-" and not self.foreground:
-            _fail(["A daemon cannot log to standard output; give --logfile=FILE or --nodaemon."])
+            fail(
+                StartupError(
+                    "A daemon cannot log to standard output; give --logfile=FILE or --nodaemon."
+                )
+            )
         if name not in {None, "", "-"} or not self.foreground:
             rotating = LogFile.fromFullPath(name or "twistd.log")
-            # What twistd does itself when it makes the log.
-            signal.signal(signal.SIGUSR1, lambda *_: later(rotating.rotate))
+            # As twistd does for its own log.
+            signal.signal(signal.SIGUSR1, lambda *_: in_reactor(rotating.rotate))
             output = rotating
         return Writer(output, self.settings.log_level, self.settings.log_format)
 
 
-def _taking(option: Option) -> Callable[..., None]:
-    """Return the method that twisted.python.usage calls for ``option``."""
+def _print(lines: Iterable[str]) -> NoReturn:
+    """Print lines and exit."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    raise SystemExit(0)
+
+
+def _method_for(option: Option) -> Callable[..., None]:
+    """Return the method that twisted.python.usage calls for ``option``; its docstring is help."""
 
     def take(self: Options, text: str) -> None:
         self._given.setdefault(option.name, []).append(text)
@@ -187,91 +186,26 @@ def _taking(option: Option) -> Callable[..., None]:
     return method
 
 
-# Its introspection finds methods; a table of parameters could not take one more than once.
+# Methods, because an option in optParameters cannot be given more than once.
 for _option in OPTIONS:
-    setattr(Options, f"opt_{_option.field}", _taking(_option))
+    setattr(Options, f"opt_{_option.field}", _method_for(_option))
 
 
-def makeService(options: Options) -> RelayService:
+def makeService(options: Options) -> Process:
     """Make the relay's service from parsed options."""
     from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
 
+    in_reactor = reactor.callFromThread  # type: ignore[attr-defined]
     settings = options.settings
-    observers = [EventLog(settings.log_level, reactor.seconds)]
-    service = _Process(reactor, settings, observers, capacity=options.capacity)
-    service.foreground = options.foreground
-    service.writer = options.writer(reactor.callFromThread)  # type: ignore[attr-defined]
-    watch_accept(service.accept_failed)
-    service.later = reactor.callFromThread  # type: ignore[attr-defined]
-    service.manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
-    reactor.callWhenRunning(handle_signals, reactor.stop, reactor.callFromThread)  # type: ignore[attr-defined]
-    return service
-
-
-class _Process(RelayService):
-    """The relay as a process of its own."""
-
-    foreground = True
-    writer: Writer | None = None
-    later: Callable[..., object]
-    """Runs a function in the reactor's thread."""
-    manager: Notifier
-
-    def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Join twistd's application, and have it log through our writer."""
-        if self.writer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self.writer)
-        super().setServiceParent(parent)
-
-    def privilegedStartService(self) -> None:
-        """Open the listeners; one that cannot be opened ends the process with a sentence."""
-        try:
-            super().privilegedStartService()
-        except StartupError as error:
-            self._end(error.problems)
-            raise
-
-    def startService(self) -> None:
-        """Begin to serve, unless the process should not; by now twistd has shed its privileges.
-
-        SIGHUP, which would end the process, has the certificates read again.
-        """
-        if self.settings.production:
-            listeners = zip(self.settings.insecure_listen, self.listeners.ports, strict=False)
-            exposed = [
-                startup_checks.exposed_socket(each, port.getHost()) for each, port in listeners
-            ]
-            problems = [*chain(*exposed, startup_checks.spare_power())]
-            if problems:
-                self.close_listeners()
-                self._end(problems)
-                raise StartupError(*problems)
-        signal.signal(signal.SIGHUP, lambda *_: self.later(self.reload))
-        try:
-            super().startService()
-        except StartupError as error:
-            self.close_listeners()
-            self._end(error.problems)
-            raise
-        self.manager.ready()
-
-    def reload(self) -> None:
-        """Read the certificates again, and tell the service manager."""
-        self.manager.reloading()
-        super().reload()
-        self.manager.reloaded()
-
-    def stopService(self) -> Deferred[None]:
-        """Drain, and tell the service manager."""
-        self.manager.stopping()
-        return super().stopService()
-
-    def _end(self, problems: Sequence[str]) -> None:
-        """Say why the process ends; a daemon's caller has to raise an exception then."""
-        if self.foreground:
-            _fail(problems)
-        # A daemon's twistd takes an exception to the terminal it was started from, and
-        # sys.stderr is its log by now, where a traceback is of no use.
-        for problem in problems:
-            sys.stderr.write(f"pyrycode-relay: {problem}\n")
-        sys.excepthook = lambda *_: None
+    log = EventLog(settings.log_level, reactor.seconds)
+    relay = RelayService(reactor, settings, [log], capacity=options.capacity)
+    manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
+    watch_accept(relay.accept_failed)
+    reactor.callWhenRunning(handle_signals, reactor.stop, in_reactor)
+    return Process(
+        relay,
+        manager,
+        in_reactor,
+        options.log_writer(in_reactor),
+        foreground=options.foreground,
+    )

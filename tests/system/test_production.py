@@ -15,7 +15,7 @@ from tests.system.harness import TWISTD
 from tests.system.test_command_line import CommandLineTestCase
 
 NOBODY = "65534"
-EXPOSED = "--production serves nothing unencrypted beyond this machine, and --insecure-listen is "
+EXPOSED = "--production serves nothing unencrypted beyond this machine, but --insecure-listen is "
 ROOT = "--production does not run as root; "
 
 

@@ -38,6 +38,7 @@ LAYERS = (
     ("endpoints",),
     ("monitoring",),
     ("startup_checks", "service"),
+    ("process",),
     ("tap",),
 )
 """The packages, and the modules that are in none, lowest layer first. A module imports from the

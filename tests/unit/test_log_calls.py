@@ -24,6 +24,10 @@ LOG_CALLS = frozenset(
 )
 
 
+TERMINAL = {"tap", "process"}
+"""The modules that write to the terminal."""
+
+
 def events_told(source: Source) -> list[ast.Call]:
     """Return the calls of an observer's ``saw``."""
     return [
@@ -62,8 +66,8 @@ def unlisted(source: Source) -> list[str]:
 def other_logging(source: Source) -> list[str]:
     """Return what a module logs, or could log, but for events and its own failures.
 
-    Allowed is ``_bugs = Logger()`` and ``_bugs.failure("a literal")``, and that the command line
-    answers whoever types it.
+    Allowed are ``_bugs = Logger()`` and ``_bugs.failure("a literal")``, and that the modules of the
+    command line write to the terminal.
     """
     loggers = {name for name in ("_bugs", "_log") if f"{name} = Logger()\n" in source.text}
     found = [
@@ -76,7 +80,8 @@ def other_logging(source: Source) -> list[str]:
         if isinstance(node, ast.Call) and not _is_bug_report(node, loggers):
             name = ast.unparse(node.func)
             to_terminal = name == "print" or name.startswith(("sys.stdout.", "sys.stderr."))
-            if name.rpartition(".")[2] in LOG_CALLS or (to_terminal and source.module != "tap"):
+            to_terminal = to_terminal and source.module not in TERMINAL
+            if to_terminal or name.rpartition(".")[2] in LOG_CALLS:
                 found.append(ast.unparse(node))
         if isinstance(node, ast.Assign) and "Logger(" in ast.unparse(node.value):
             line = ast.unparse(node)

@@ -1,10 +1,11 @@
-"""Checks at start: open files, what is served in the clear, and power that can be spared."""
+"""Checks at start: libraries, open files, addresses without encryption, and privileges."""
 
 from __future__ import annotations
 
 import os
 import resource
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -18,7 +19,7 @@ from tests.unit.bench import Cases, cases
 
 class LibraryTests(Cases):
     def test_libraries(self) -> None:
-        """The libraries that are installed have what the relay uses, those for ACME too."""
+        """The installed libraries have the names that the relay uses, those for ACME included."""
         startup_checks.check_libraries(acme=True)
 
     def test_missing(self) -> None:
@@ -55,7 +56,7 @@ class CertificateTests(Cases):
 
 class OpenFilesTests(Cases):
     def limits(self, soft: int, hard: int, forbidden: bool = False) -> list[tuple[int, int]]:
-        """Have the system say so of its limit; return what is set."""
+        """Make the system report these limits; return the limits that are set."""
         set_to: list[tuple[int, int]] = []
 
         def setrlimit(_: int, pair: tuple[int, int]) -> None:
@@ -68,23 +69,23 @@ class OpenFilesTests(Cases):
         return set_to
 
     def test_raised(self) -> None:
-        """The soft limit becomes the hard one, which stays."""
+        """The soft limit is raised to the hard one, which does not change."""
         set_to = self.limits(1024, 50_000)
         self.assertEqual((startup_checks.raise_open_files(), set_to), (50_000, [(50_000, 50_000)]))
 
     def test_as_high_as_it_goes(self) -> None:
-        """A limit that is as high as it goes is left alone."""
+        """A soft limit that equals the hard one is left alone."""
         set_to = self.limits(4096, 4096)
         self.assertEqual((startup_checks.raise_open_files(), set_to), (4096, []))
 
     def test_no_end(self) -> None:
-        """Of no limit the relay takes what a kernel gives."""
+        """Without a limit, the relay takes the kernel's maximum."""
         set_to = self.limits(1024, resource.RLIM_INFINITY)
         self.assertEqual(startup_checks.raise_open_files(), 1_048_576)
         self.assertEqual(set_to, [(1_048_576, resource.RLIM_INFINITY)])
 
     def test_forbidden(self) -> None:
-        """Where it may not be raised, it is what it was."""
+        """If the limit cannot be raised, it stays."""
         self.limits(1024, 50_000, forbidden=True)
         self.assertEqual(startup_checks.raise_open_files(), 1024)
 
@@ -102,7 +103,7 @@ class ExposedTests(Cases):
         }
     )
     def test_at_home(self, address: str) -> None:
-        """Loopback and UNIX sockets may be served in the clear."""
+        """Loopback and UNIX sockets may be served without encryption."""
         settings = Settings(insecure_listen=(address,))
         self.assertEqual([*startup_checks.exposed_addresses(settings)], [])
 
@@ -119,7 +120,7 @@ class ExposedTests(Cases):
         }
     )
     def test_exposed(self, address: str) -> None:
-        """Anything else is a sentence with the address and the way out."""
+        """Any other address is a sentence with the address and the fix."""
         settings = Settings(insecure_listen=("127.0.0.1:1", address))
         [problem] = startup_checks.exposed_addresses(settings)
         self.assertIn(f"--insecure-listen is {address!r}", problem)
@@ -127,12 +128,21 @@ class ExposedTests(Cases):
         self.assertTrue(problem.endswith("."))
 
     def test_each(self) -> None:
-        """Every address has a sentence of its own."""
+        """Each address has its own sentence."""
         settings = Settings(insecure_listen=(":80", "127.0.0.1:80", "0.0.0.0:81"))
         self.assertEqual(len([*startup_checks.exposed_addresses(settings)]), 2)
 
+    def test_only_in_production(self) -> None:
+        """Only in production an exposed address ends the start, with all its problems."""
+        exposed = Settings(insecure_listen=(":80", ":81"))
+        startup_checks.check_settings(exposed)
+        startup_checks.check_process(exposed, [])
+        exposed = replace(exposed, production=True)
+        error = self.assertRaises(StartupError, startup_checks.check_settings, exposed)
+        self.assertEqual(len(error.problems), 2)
+
     def test_sockets(self) -> None:
-        """A socket that is open is judged by where it listens."""
+        """An open socket is judged by its address."""
         given = "systemd:domain=INET:index=0"
         for host, count in (
             (IPv4Address("TCP", "127.0.0.1", 80), 0),
@@ -147,7 +157,7 @@ class ExposedTests(Cases):
 
 class PowerTests(Cases):
     def problems(self, status: str | None, uids: tuple[int, int, int] = (7, 7, 7)) -> list[str]:
-        """Return what is wrong with a process of these users and that status."""
+        """Return the problems of a process with these users and this status."""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         path = Path(folder.name, "status")
@@ -159,7 +169,7 @@ class PowerTests(Cases):
 
     @staticmethod
     def status(permitted: int, effective: int, bounding: int = 0x1FFFFFFFFFF) -> str:
-        """Return a process's status with these capabilities."""
+        """Return the status of a process with these capabilities."""
         return (
             f"Name:\ttwistd\nCapInh:\t{0:016x}\nCapPrm:\t{permitted:016x}\n"
             f"CapEff:\t{effective:016x}\nCapBnd:\t{bounding:016x}\nCapAmb:\t{0:016x}\n"
@@ -167,12 +177,12 @@ class PowerTests(Cases):
 
     @cases({"none": (0, 0), "low_ports": (1 << 10, 1 << 10), "not_in_use": (1 << 10, 0)})
     def test_enough(self, permitted: int, effective: int) -> None:
-        """To bind low ports is all that a relay may be able to; what is merely possible is not."""
+        """The relay may bind low ports; the bounding set does not matter."""
         self.assertEqual(self.problems(self.status(permitted, effective)), [])
 
     @cases({"used": (1 << 13, 1 << 13), "permitted": (1 << 13, 0), "many": (0x1FFFFFFFFFF, 0)})
     def test_too_much(self, permitted: int, effective: int) -> None:
-        """Any other capability is a sentence, if it only could be used."""
+        """Any other capability is a sentence, even if it is not in use."""
         [problem] = self.problems(self.status(permitted, effective))
         self.assertIn(f"capsh --decode={permitted:x}", problem)
         self.assertIn("CapabilityBoundingSet=", problem)
@@ -186,12 +196,12 @@ class PowerTests(Cases):
         }
     )
     def test_root(self, uids: tuple[int, int, int]) -> None:
-        """Root is a sentence, be it that only the way back is left open."""
+        """Root is a sentence, even as the saved user that a process could return to."""
         [problem] = self.problems(self.status(0, 0), uids)
         self.assertIn("--uid=", problem)
 
     def test_unknown(self) -> None:
-        """What cannot be looked at is not taken for good."""
+        """Unknown capabilities are a sentence."""
         for status in (None, "Name:\ttwistd\n"):
             [problem] = self.problems(status)
             self.assertIn("/proc", problem)

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "registry.legs": "wire/test_claims",
     "service": "wire/test_drain",
     "tls.connection": "wire/test_tls",
+    "process": "system/test_command_line",
     "tap": "system/test_command_line",
     "websocket.connection": "wire/test_quirks",
     "websocket.liveness": "wire/test_liveness",

@@ -1,0 +1,110 @@
+"""The relay as a process: its checks, its signals, its log and its service manager."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from twisted.application.service import IServiceCollection, Service
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver
+from twisted.python.components import Componentized
+
+from pyrycode_relay import startup_checks
+from pyrycode_relay.sd_notify import Notifier
+from pyrycode_relay.service import RelayService
+from pyrycode_relay.startup_error import StartupError
+
+
+def fail(error: StartupError) -> NoReturn:
+    """Report the problems on the terminal, and exit."""
+    # When twistd starts services, sys.stderr is the log.
+    stderr = sys.__stderr__ or sys.stderr
+    for problem in error.problems:
+        stderr.write(f"pyrycode-relay: {problem}\n")
+    raise SystemExit(2)
+
+
+class Process(Service):
+    """Runs a relay as a process.
+
+    Args:
+        relay: The relay.
+        manager: Told when the relay is ready, reloads and stops.
+        in_reactor: Runs a function in the reactor's thread.
+        log: Writes the log; None leaves that to twistd.
+        foreground: Whether twistd stays attached to its terminal.
+
+    """
+
+    name = RelayService.name
+
+    def __init__(
+        self,
+        relay: RelayService,
+        manager: Notifier,
+        in_reactor: Callable[..., object],
+        log: ILogObserver | None,
+        *,
+        foreground: bool,
+    ) -> None:
+        self._relay = relay
+        self._manager = manager
+        self._in_reactor = in_reactor
+        self._log = log
+        self._foreground = foreground
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Join twistd's application, and replace its log."""
+        if self._log is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._log)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Open the listeners, while twistd still has its privileges."""
+        try:
+            self._relay.privilegedStartService()
+        except StartupError as error:
+            self._end(error)
+            raise
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Begin to serve, after the checks of a process that has shed its privileges."""
+        # Without a handler, SIGHUP ends the process.
+        signal.signal(signal.SIGHUP, lambda *_: self._in_reactor(self.reload))
+        try:
+            startup_checks.check_process(self._relay.settings, self._relay.listeners.ports)
+            self._relay.startService()
+        except StartupError as error:
+            self._relay.close_listeners()
+            self._end(error)
+            raise
+        super().startService()
+        self._manager.ready()
+
+    def reload(self) -> None:
+        """Read the certificates again."""
+        self._manager.reloading()
+        self._relay.reload()
+        self._manager.reloaded()
+
+    def stopService(self) -> Deferred[None]:
+        """Drain."""
+        super().stopService()
+        self._manager.stopping()
+        return self._relay.stopService()
+
+    def _end(self, error: StartupError) -> None:
+        """Report why the relay does not start; a daemon's caller then raises the error.
+
+        A daemon's twistd shows that error on the terminal it was started from.
+        """
+        if self._foreground:
+            fail(error)
+        for problem in error.problems:
+            sys.stderr.write(f"pyrycode-relay: {problem}\n")
+        # sys.stderr is the log, where a traceback would be of no use.
+        sys.excepthook = lambda *_: None
