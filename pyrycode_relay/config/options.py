@@ -36,7 +36,7 @@ from pyrycode_relay.config.values import (
     TLS_ADDRESS,
     Kind,
 )
-from pyrycode_relay.limits import Limits
+from pyrycode_relay.limits import ENVELOPE_ALLOWANCE, ITEM_COST, Limits
 
 ENVIRONMENT_PREFIX: Final = "PYRYCODE_RELAY_"
 
@@ -103,267 +103,286 @@ OPTIONS: Final = (
         "insecure-listen",
         ADDRESS,
         "",
-        "Where to serve plain WebSockets: :8080, 127.0.0.1:8080, [::1]:8080 or a Twisted endpoint "
-        "string (tcp:, unix:, systemd:). May be given more than once. Plain means unencrypted: "
-        "for loopback, or behind something that ends TLS.",
+        "Address that serves plain WebSockets, without encryption: :8080, 127.0.0.1:8080, "
+        "[::1]:8080 or a Twisted endpoint string (tcp:, unix:, systemd:). It is meant for "
+        "loopback, or for a place behind a proxy that ends TLS. May be given more than once.",
         many=True,
     ),
     Option(
         "proxy-protocol",
         SWITCH,
         "no",
-        "Connections begin with a PROXY header (v1 or v2), which says who is calling; one without, "
-        "or from elsewhere than a trusted proxy, is dropped.",
+        "Require a PROXY header (v1 or v2) at the start of each connection. The header names "
+        "the caller. A connection without one is dropped, and so is one from an address that is "
+        "not a --trusted-proxy.",
     ),
     Option(
         "trusted-proxy",
         SOURCE,
         "",
-        "A proxy whose word on the caller's address is taken, in the PROXY protocol, "
-        "X-Forwarded-For and Forwarded: 127.0.0.1, 10.0.0.0/8, fd00::/8, or unix for whoever can "
-        "open our UNIX sockets. May be given more than once. Trust no more than your own proxies, "
-        "or callers choose the address they are logged and limited by.",
+        "Proxy that may name the caller's address, in the PROXY protocol, X-Forwarded-For and "
+        "Forwarded: 127.0.0.1, 10.0.0.0/8, fd00::/8, or unix for every process that can open "
+        "the relay's UNIX sockets. Trust only your own proxies. Otherwise callers choose the "
+        "address by which they are logged and limited. May be given more than once.",
         many=True,
     ),
     Option(
         "tls-listen",
         TLS_ADDRESS,
         "",
-        "Where to serve WebSockets over TLS, in the same forms. May be given more than once. "
-        ":443 when there is a certificate (--tls-cert, --tls-dir or --domain) and nothing is "
-        "given here.",
+        "Address that serves WebSockets over TLS, in the forms of --insecure-listen. If there "
+        "is a certificate (--tls-cert, --tls-dir or --domain) and no address, it is :443. May "
+        "be given more than once.",
         many=True,
     ),
     Option(
         "tls-cert",
         PATH,
         "",
-        "A PEM file with a certificate and, behind it, those that lead to its CA (fullchain.pem). "
-        "Read again when it changes, and on SIGHUP. May be given more than once, each with its "
-        "--tls-key: other names, or an RSA and an ECDSA certificate for the same.",
+        "PEM file with a certificate, followed by those that lead to its CA (fullchain.pem). "
+        "The relay reads it again when it changes and on SIGHUP. May be given more than once, "
+        "each with its --tls-key: for other names, or for an RSA and an ECDSA certificate of "
+        "the same name.",
         many=True,
     ),
     Option(
         "tls-key",
         PATH,
         "",
-        "The PEM file with the private key of the --tls-cert at the same place. Nobody but its "
-        "owner may be able to read it: chmod 600.",
+        "PEM file with the private key of the --tls-cert at the same position. Only its owner "
+        "may have permission to read it: chmod 600. May be given more than once.",
         many=True,
     ),
     Option(
         "tls-dir",
         PATH,
         "",
-        "A directory of certificates: NAME.pem with the chain, and its key in the same file, in "
-        "NAME.key or in NAME-key.pem. Which one a client gets is decided by the name it asks "
-        "for. May be given more than once.",
+        "Directory of certificates. NAME.pem has the chain, and the key is in the same file, in "
+        "NAME.key or in NAME-key.pem. The name that a client asks for selects its certificate. "
+        "May be given more than once.",
         many=True,
     ),
     Option(
         "domain",
         DOMAIN,
         "",
-        "A name the relay is reached by. Over TLS, a handshake that asks for another name is "
-        "refused and a request for another Host is answered 421. Without --tls-cert and --tls-dir, "
-        "one certificate for all names comes from an ACME CA, to whose terms of service you agree "
-        "thereby, and is renewed in time. May be given more than once.",
+        "DNS name of the relay. Over TLS, a handshake for another name is refused, and a request "
+        "for another Host is answered 421. Without --tls-cert and --tls-dir, the relay obtains one "
+        "certificate for all names from an ACME CA and renews it in time. By using it you agree "
+        "to the CA's terms of service. May be given more than once.",
         many=True,
     ),
     Option(
         "acme-listen",
         ADDRESS,
         "",
-        "Where the ACME CA's http-01 challenges are answered, and everything else with 404: "
-        "in the same forms, :80 when nothing is given here, for that is where a CA asks. May be "
-        "given more than once.",
+        "Address that answers the ACME CA's http-01 challenges, and everything else with 404, "
+        "in the forms of --insecure-listen. If the certificate comes from the CA and there is "
+        "no address, it is :80, because a CA asks there. May be given more than once.",
         many=True,
     ),
     Option(
         "acme-directory",
         HTTPS,
         "https://acme-v02.api.letsencrypt.org/directory",
-        "The ACME CA, by its directory's URL.",
+        "URL of the ACME CA's directory.",
     ),
     Option(
         "acme-email",
         EMAIL,
         "",
-        "Where the ACME CA may write to, about your account and your certificates.",
+        "E-mail address to which the ACME CA may write about the account and its certificates.",
     ),
     Option(
         "acme-ca-file",
         FILE_OR_NONE,
         "",
-        "A PEM file with the authorities to trust for the ACME CA's own certificate, instead of "
-        "the public ones: for a CA of your own, or a test.",
+        "PEM file with the authorities to trust for the ACME CA's own certificate, instead of "
+        "the public ones. It is meant for a private CA, or for a test.",
     ),
     Option(
         "cert-cache",
         PATH,
         "~/.pyrycode-relay/certs",
-        "The directory that the ACME account and its certificates are kept in, for the relay's "
-        "user alone (0700).",
+        "Directory for the ACME account and its certificates. Only the relay's user has access "
+        "to it (0700).",
     ),
     _limit(
         "grace",
         SECONDS_OR_NONE,
-        "Seconds a server-id stays held when its binary has dropped: long enough to restart "
-        "a daemon or change networks.",
+        "Seconds that a server-id stays held after its binary has disconnected: long enough to "
+        "restart a daemon or to change networks.",
     ),
     _limit(
         "on-reclaim",
         RECLAIM,
-        "What happens to the phones when their binary comes back. evict: they are closed "
-        "4404 and redial, right for daemons that keep a secret session for each connection. "
-        "keep: they stay and get what was held.",
+        "Whether the phones are closed or kept when their binary returns. evict closes them "
+        "with 4404, and they redial: right for daemons that keep a secret session for each "
+        "connection. keep leaves them connected and delivers what was held.",
     ),
     _limit(
         "max-phones",
         COUNT,
-        "Phones for each server-id: more than one person owns, few enough to bound what a "
-        "leaked id costs.",
+        "Maximum phones for each server-id: more than one person owns, and few enough to bound "
+        "the cost of a leaked id.",
     ),
     _limit(
         "max-message-bytes",
         BYTES,
-        "Bytes of payload of one message; a binary may send 4096 more, for the envelope.",
+        f"Maximum bytes of payload in one message. A binary may send {ENVELOPE_ALLOWANCE} more, "
+        "for the envelope.",
     ),
     _limit(
         "outbox-bytes",
         BYTES,
-        "Bytes that may wait for one phone, each frame counting its length + 64: a burst of "
-        "hundreds of frames fits. Past it the phone is closed 1011.",
+        "Maximum bytes that wait for one phone, where each frame counts its length + "
+        f"{ITEM_COST}. A burst of hundreds of frames fits. A phone with more is closed with "
+        "1011.",
     ),
     _limit(
         "hold-bytes",
         BYTES,
-        "Bytes of one phone that are held while its binary is slow or absent. Past it the "
-        "phone's socket is not read, so nothing is lost.",
+        "Maximum bytes held for one phone while its binary is slow or absent. Beyond it the "
+        "relay does not read the phone's socket, so nothing is lost.",
     ),
     _limit(
         "memory-budget",
         BYTES,
-        "Bytes of all queues together (256M is the default). Past it the connection with the "
-        "largest queue is closed 1011, of the phones or of the binaries, whichever take more.",
+        "Maximum bytes in all queues together. Beyond it the relay closes the connection with the "
+        "largest queue with 1011: a phone, or a binary if the binaries' queues hold more.",
     ),
     _limit(
         "send-buffer",
         BYTES_OR_NONE,
-        "Bytes the kernel may queue for one connection (it doubles the number); 0 leaves the "
-        "size to the kernel, which goes up to several megabytes.",
+        "Bytes that the kernel may queue for one connection; the kernel doubles the number. 0 "
+        "leaves the size to the kernel, which goes up to several megabytes.",
     ),
     _limit(
         "write-stall",
         SECONDS,
-        "Seconds in which a peer must take at least some of what waits for it.",
+        "Seconds in which a peer must accept at least some of the data that waits for it. A peer "
+        "that does not is closed with 1011.",
     ),
     _limit(
         "message-timeout",
         SECONDS,
-        "Seconds from a message's first byte to its last; between messages there is no limit.",
+        "Seconds from a message's first byte to its last. A slower peer is closed with 1008. "
+        "Between messages there is no limit.",
     ),
     _limit(
         "heartbeat-interval",
         SECONDS,
-        "Seconds of silence after which a peer is pinged, give or take 10 %: below the idle "
-        "time-outs of common NATs.",
+        "Seconds of silence after which the relay pings a peer, give or take 10 %: less than "
+        "the idle time-outs of common NATs.",
     ),
     _limit(
         "heartbeat-timeout",
         SECONDS,
-        "Seconds in which a pinged peer must show a sign of life: a phone may be changing "
-        "networks.",
+        "Seconds in which a pinged peer must show a sign of life: long enough for a phone that "
+        "changes networks. Otherwise the peer is closed with 1011.",
     ),
     _limit(
         "probe-timeout",
         SECONDS,
-        "Seconds a binary has to answer when another one claims its server-id.",
+        "Seconds in which a binary must answer when another one claims its server-id. Otherwise "
+        "that binary is closed with 1011, and the other one replaces it.",
     ),
     _limit(
         "close-timeout",
         SECONDS,
-        "Seconds for a polite close; then the socket is aborted. A slow link needs a few.",
+        "Seconds for the closing handshake. Then the relay aborts the connection. A slow link "
+        "needs a few.",
     ),
     _limit(
         "header-timeout",
         SECONDS,
-        "Seconds for a complete request, so that no one holds a socket by dribbling headers.",
+        "Seconds for a complete request. Without the limit, headers sent byte by byte would "
+        "hold a connection.",
     ),
     _limit(
         "drain-timeout",
         SECONDS,
-        "Seconds from SIGTERM to the end of the process; must be below the service manager's "
+        "Seconds from SIGTERM to the end of the process. It must be below the service manager's "
         "own limit.",
     ),
     _limit(
         "upgrade-rate",
         RATE,
-        "Upgrades a minute that an address may ask for, on all paths together: a client that "
-        "redials every six seconds. More are answered 429. An IPv6 address counts as its /64. "
-        "0 turns it off.",
+        "Upgrades per minute that an address may request, on all paths together: enough for a "
+        "client that redials every six seconds. More are answered 429. An IPv6 address counts "
+        "as its /64. 0 turns the limit off.",
     ),
     _limit(
         "upgrade-burst",
         COUNT,
-        "Upgrades that an address may ask for at once, after a while without any: a household's "
-        "phones and daemons when its network comes back.",
+        "Upgrades that an address may request at once after a pause: enough for a household's "
+        "phones and daemons when its network returns.",
     ),
     _limit(
         "max-connections-per-address",
         COUNT_OR_NONE,
-        "WebSockets that an address may have at a time: an office behind one address, and no "
-        "more than a small share of the relay. More are answered 503. 0 turns it off.",
+        "Maximum WebSockets from one address: enough for an office behind one address, and only "
+        "a small share of the relay. More are answered 503. 0 turns the limit off.",
     ),
     _limit(
         "max-connections",
         COUNT_OR_NONE,
-        "WebSockets at a time, of all addresses. More are answered 503. 0 is as many as the limit "
-        "of open files is enough for, up to 100000; the relay raises its soft limit to the hard "
+        "Maximum WebSockets from all addresses. More are answered 503. 0 means as many as the "
+        "limit of open files allows, up to 100000. The relay raises its soft limit to the hard "
         "one.",
     ),
     _limit(
         "max-waiting",
         COUNT_OR_NONE,
-        "Connections at a time, besides, whose request has not come yet or whose answer has not "
-        "gone. Of more, the one that has waited longest is dropped. 0 is an eighth of the limit "
-        "of open files, up to 2048.",
+        "Maximum connections that wait for a request or a response, in addition to "
+        "--max-connections. Beyond it the one that has waited longest is dropped. 0 means an "
+        "eighth of the limit of open files, up to 2048.",
     ),
     _limit(
         "reserve-binaries",
         SHARE,
-        "Share of the WebSockets that is kept for binaries, so that phones cannot lock them out.",
+        "Share of the WebSockets that is reserved for binaries, so that phones cannot lock them "
+        "out.",
     ),
     _limit(
         "limits-dry-run",
         SWITCH,
-        "Only count and log what these limits would refuse, to try them out on a relay that is in "
-        "use. What the open files are not enough for is refused nevertheless.",
+        "Only count and log what the limits on upgrades and connections would refuse, to try "
+        "them on a relay in use. Connections beyond the limit of open files are refused anyway.",
     ),
     Option(
         "production",
         SWITCH,
         "no",
-        "Refuse to run with what a relay on the open internet must not have: plain WebSockets "
-        "beyond this machine, root, or more capabilities than to bind low ports.",
+        "Refuse to run in a way that is unsafe on the open internet: with plain WebSockets "
+        "beyond this machine, as root, or with more capabilities than are needed to bind low "
+        "ports.",
     ),
     Option(
         "admin-listen",
         ADDRESS_OR_NONE,
         "127.0.0.1:9090",
-        "Where the operator's side is served, in plain HTTP and without a password: /metrics for "
-        "Prometheus, a status page at / and the same as /status.json. Empty turns it off.",
+        "Address that serves the operator, in plain HTTP and without a password: /metrics for "
+        "Prometheus, a status page at /, and its data as /status.json. Empty turns it off.",
     ),
     Option(
         "admin-allow-remote",
         SWITCH,
         "no",
-        "Serve the operator's side on an address that is not loopback too, and by any host name: "
-        "for a network on which everybody may see how the relay does.",
+        "Let --admin-listen be an address beyond loopback, and serve requests with any host "
+        "name. It is meant for a network on which everybody may see the relay's status.",
     ),
-    Option("log-format", FORMAT, "text", "Lines for people (text) or for machines (json)."),
     Option(
-        "log-level", LEVEL, "info", "The quietest level that is logged: debug, info, warn or error."
+        "log-format",
+        FORMAT,
+        "text",
+        "Format of the log: text for people, json for machines.",
+    ),
+    Option(
+        "log-level",
+        LEVEL,
+        "info",
+        "Lowest level that is logged: debug, info, warn or error.",
     ),
 )
 
@@ -372,8 +391,8 @@ def example() -> Iterator[str]:
     """Yield the lines of a configuration file with each setting, its help and its default."""
     yield "# A configuration of pyrycode-relay, for"
     yield "#     twistd --pidfile= -n pyrycode-relay --config=relay.toml"
-    yield "# Every setting stands here with its default, commented out. What stands in the"
-    yield "# environment (PYRYCODE_RELAY_GRACE=60) or on the command line (--grace=60) wins."
+    yield "# Each setting stands here with its default, commented out. The environment"
+    yield "# (PYRYCODE_RELAY_GRACE=60) and the command line (--grace=60) win over this file."
     for option in OPTIONS:
         yield ""
         yield from textwrap.wrap(

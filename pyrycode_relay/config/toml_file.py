@@ -1,6 +1,6 @@
-"""A configuration file: TOML, one setting a line, by the names of the command line.
+"""A configuration file: TOML, with a line for each setting.
 
-Only how settings are written is known here, not which there are.
+This module knows how settings are written, but not which settings there are.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final
 from pyrycode_relay.startup_error import StartupError
 
 _MAX_BYTES: Final = 1_048_576
-"""Bytes of a configuration file: far more than every setting takes. The wrong file may be huge."""
+"""Bytes of a configuration file: far more than it needs. The wrong file may be huge."""
 _MAX_BITS: Final = 64
-"""Of a number: no setting takes a larger one."""
+"""Bits of a number: no setting allows a larger one."""
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
 _BARE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a configuration file says: of each setting, by its name with dashes, the texts."""
+    """The contents of a configuration file: the texts of each setting, by its name with dashes."""
 
     path: str = ""
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lists: frozenset[str] = frozenset()
-    """The names of those that are lists."""
+    """The names of the settings that are lists."""
 
 
 def read(path: str) -> ConfigFile:
@@ -49,7 +49,7 @@ def read(path: str) -> ConfigFile:
 
 
 def parse(path: str, text: str) -> ConfigFile:
-    """Take apart the text of a file that is at ``path``. Raises `StartupError`."""
+    """Parse the text of the file at ``path``. Raises `StartupError`."""
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ def parse(path: str, text: str) -> ConfigFile:
     for key, value in table.items():
         name = key.replace("_", "-")
         if name in texts:
-            problems.append(f"{path}: {name} stands there twice, with dashes and underscores.")
+            problems.append(f"{path}: {name} is set twice, with dashes and with underscores.")
             continue
         values = [value]
         if isinstance(value, list):
@@ -71,7 +71,7 @@ def parse(path: str, text: str) -> ConfigFile:
         else:
             problems.append(
                 f"{path}: {name} is {_kind(value)}; a setting is text in quotes, a number, true or "
-                "false, or a list of them, and stands outside of any [table]."
+                "false, or a list of these, outside of any [table]."
             )
     if problems:
         raise StartupError(*problems)
@@ -79,13 +79,13 @@ def parse(path: str, text: str) -> ConfigFile:
 
 
 def _explained(error: Exception) -> str:
-    """Return what is wrong with a file that is no TOML, with its line in front."""
+    """Return the mistake in a file that is not TOML, with its line in front."""
     if isinstance(error, RecursionError):
         return " is nested too deeply."
     text = str(error).rstrip(".")
     place = _PLACE.search(text)
     if place is None:
-        return f" is no TOML: {text}."
+        return f" is not TOML: {text}."
     where = f", line {place[1]}" if place[1] else ", at its end"
     return f"{where}: {text[: place.start()]}."
 
@@ -94,7 +94,7 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-        return "too large a number"  # str would not write every one.
+        return "too large a number"  # str refuses to write a very long one.
     return str(value)
 
 
@@ -105,7 +105,7 @@ def _kind(value: object) -> str:
 
 
 def written(value: str) -> str:
-    """Return a value as it stands in a file: a number bare, and anything else in quotes."""
+    """Return a value as a file has it: a number bare, anything else in quotes."""
     if _BARE.fullmatch(value):
         return value
     try:

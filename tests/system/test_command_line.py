@@ -48,6 +48,10 @@ from tests.system.harness import (
     round_trip,
 )
 
+DESCRIPTION = re.compile(
+    r"^ {2,6}(?:-\w, )?--([\w-]+)(.*?)(?=^ {2,6}-|\Z)", re.MULTILINE | re.DOTALL
+)
+"""An option in the help: its name, and what comes behind it."""
 LISTEN = "insecure-listen"
 
 WRONG = {
@@ -143,14 +147,14 @@ class OptionTests(CommandLineTestCase):
         run = self.twistd("--help")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         page = " ".join(run.stdout.split())
+        described = dict(DESCRIPTION.findall(run.stdout))
         for option in OPTIONS:
-            shown = f" --{option.name} " if option.is_switch else f" --{option.name}= "
-            self.assertIn(shown, page)
-            described = page.partition(shown)[2].partition(" --")[0]
+            shown = described[option.name]
+            self.assertEqual(shown.startswith("="), not option.is_switch)
             if option.default:
                 # Lines are also broken behind hyphens.
-                shown = described.replace("- ", "-")
-                self.assertIn(f"[default: {option.default}]".replace("- ", "-"), shown)
+                default = f"[default: {option.default}]"
+                self.assertIn(default, " ".join(shown.split()).replace("- ", "-"))
         for name in (f"--{LISTEN}=", "--check-config", "--version", "--help"):
             self.assertIn(name, page)
         self.assertIn("PYRYCODE_RELAY_", page)

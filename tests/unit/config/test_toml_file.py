@@ -1,4 +1,4 @@
-"""Configuration files: what is read of them, what is wrong with them, how values are written."""
+"""Configuration files: reading, mistakes, and how values are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.bench import Cases, cases, examples
 
 class ConfigFileCase(Cases):
     def wrong(self, text: str) -> str:
-        """Return what is wrong with a file, which has one mistake."""
+        """Return the mistake of a file that has one."""
         error: StartupError = self.assertRaises(StartupError, parse, "f.toml", text)
         [problem] = error.problems
         self.assertEqual(len(problem.splitlines()), 1)
@@ -39,15 +39,15 @@ class ParseTests(ConfigFileCase):
         }
     )
     def test_value(self, text: str, expected: list[str]) -> None:
-        """A value becomes the text that it would be on the command line."""
+        """A value becomes the text that sets it on the command line."""
         self.assertEqual(parse("f", text).texts, {"a": expected})
 
     def test_names(self) -> None:
-        """Underscores in names are dashes; nothing else is done to them."""
+        """Underscores in names become dashes; nothing else changes."""
         self.assertEqual([*parse("f", "a_b-c = 1\n'D e' = 2").texts], ["a-b-c", "D e"])
 
     def test_lists(self) -> None:
-        """Which values are lists is known besides."""
+        """The names of lists are recorded."""
         self.assertEqual(parse("f", "a_b = [1]\nc = 1").lists, {"a-b"})
 
     @cases(
@@ -59,7 +59,7 @@ class ParseTests(ConfigFileCase):
         }
     )
     def test_no_toml(self, text: str, problem: str) -> None:
-        """What is no TOML is told with its line."""
+        """A mistake of syntax is reported with its line."""
         self.assertEqual(self.wrong(text), problem)
 
     @cases(
@@ -71,26 +71,26 @@ class ParseTests(ConfigFileCase):
             "time": ("a = 12:00:00", "a is a date or time;"),
             "deep": ("a = [[1]]", "a is a list of other things;"),
             "tables": ("[[a]]\nb = 1", "a is a list of other things;"),
-            "both": ("a_b = 1\na-b = 2", "a-b stands there twice, with dashes and underscores."),
+            "both": ("a_b = 1\na-b = 2", "a-b is set twice, with dashes and with underscores."),
         }
     )
     def test_no_setting(self, text: str, problem: str) -> None:
-        """What cannot be a setting's value is one sentence."""
+        """A value that no setting can have is one sentence."""
         self.assertIn(f"f.toml: {problem}", self.wrong(text))
 
     def test_nested(self) -> None:
-        """However deep it goes, it is one sentence."""
+        """Nesting of any depth is one sentence."""
         self.wrong("a = " + "[" * 100_000)
 
     def test_digits(self) -> None:
-        """However many digits a number has, it is a sentence or a text."""
+        """A number of any length is a sentence or a text."""
         self.wrong("a = " + "9" * 10_000)
         self.assertEqual(parse("f", "a = 0x" + "f" * 10_000).texts, {"a": ["too large a number"]})
 
     @examples(300)
     @given(st.text(st.sampled_from("ab=[]{}\"'\n.#-_1 \\é\0"), max_size=20))
     def test_any_text(self, text: str) -> None:
-        """Any text is a configuration or a sentence for each mistake."""
+        """Any text is a configuration, or a sentence for each mistake."""
         try:
             parse("f", text)
         except StartupError as error:
@@ -105,28 +105,28 @@ class ReadTests(Cases):
         self.path = Path(folder.name, "relay.toml")
 
     def wrong(self) -> str:
-        """Return what is wrong with the file, apart from where it is."""
+        """Return the mistake of the file, without its path."""
         [problem] = self.assertRaises(StartupError, read, str(self.path)).problems
         return str(problem).replace(str(self.path), "FILE")
 
     def test_read(self) -> None:
-        """A file is read, and known by its path."""
+        """A file is read; its path stays with it."""
         self.path.write_text("a = 'ü'")
         self.assertEqual(read(str(self.path)), ConfigFile(str(self.path), {"a": ["ü"]}))
 
     def test_not_there(self) -> None:
-        """A file that cannot be read is told with the reason."""
+        """A file that cannot be read is reported with the reason."""
         self.assertEqual(self.wrong(), "Cannot read FILE: No such file or directory.")
         self.path.mkdir()
         self.assertEqual(self.wrong(), "Cannot read FILE: Is a directory.")
 
     def test_not_utf8(self) -> None:
-        """A byte that is not UTF-8 is told with its line."""
+        """A byte that is not UTF-8 is reported with its line."""
         self.path.write_bytes(b"# \xc3\xbc\n\na = '\xff'")
         self.assertEqual(self.wrong(), "FILE, line 3: not UTF-8.")
 
     def test_huge(self) -> None:
-        """The wrong file may have no end."""
+        """A file without an end is refused."""
         self.path.symlink_to("/dev/zero")
         self.assertEqual(self.wrong(), "FILE is larger than 1048576 bytes.")
 
@@ -146,13 +146,13 @@ class WrittenTests(Cases):
         }
     )
     def test_written(self, text: str, expected: str) -> None:
-        """Numbers stand bare, all else in quotes."""
+        """Numbers are bare; anything else is in quotes."""
         self.assertEqual(written(text), expected)
 
     @examples(300)
     @given(st.one_of(st.text(), st.floats().map(repr), st.integers().map(str)))
     def test_any(self, text: str) -> None:
-        """What is written reads as what it was."""
+        """A value that is written is read as the same value."""
         if any(0xD800 <= ord(each) < 0xE000 for each in text):
             return
         value = tomllib.loads(f"a = {written(text)}")["a"]
