@@ -115,7 +115,8 @@ def is_json(data: bytes) -> bool:
     r"""Whether ``data`` (valid UTF-8) is exactly one JSON value by RFC 8259's grammar.
 
     White space around the value, lone surrogate escapes and numbers beyond any float are fine.
-    Nesting deeper than the interpreter's recursion limit (about 900 levels) is refused.
+    Nesting deeper than the interpreter's recursion limit is refused: about 900 levels in CPython
+    3.11, and 10,000 in later versions.
     """
     try:
         _decode_any(data)

@@ -538,7 +538,7 @@ class UnwrapTests(Cases):
 
     @cases(
         {
-            "too_deep": (b'{"conn_id":"a","frame":' + b"[" * 5000 + b"}", EnvelopeFault.TOO_DEEP),
+            "too_deep": (b'{"conn_id":"a","frame":' + b"[" * 200_000, EnvelopeFault.TOO_DEEP),
             "array": (b"[]", EnvelopeFault.NOT_AN_OBJECT),
             "no_json": (b"{", EnvelopeFault.NOT_AN_OBJECT),
             "surrogates": (rb'["\ud800"]', EnvelopeFault.NOT_AN_OBJECT),
