@@ -1,6 +1,6 @@
-"""What Prometheus sees: names, labels, and where each number comes from.
+"""The metrics for Prometheus: their names, their labels, and the source of each number.
 
-A scrape reads each number where it is counted. Nothing here is on a frame's way.
+A scrape reads each number where it is counted. No frame passes through this module.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from pyrycode_relay import __version__
-from pyrycode_relay.monitoring.counters import PREFIX, Counters
+from pyrycode_relay.monitoring.counters import PREFIX, Counters, EventCounter
 from pyrycode_relay.monitoring.history import LAGS, Reading
 from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.process_stats import Descriptors, descriptor_limit, resident_bytes
 from pyrycode_relay.tally import Histogram
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-"""The media type of what `Metrics.text` returns."""
+"""The media type of `Metrics.text`."""
 
 
 class Metrics:
-    """The collector of all numbers; the history fills ``lag``."""
+    """The collector of all metrics.
+
+    ``observer`` receives the events that are counted. The history fills ``lag``.
+    """
 
     def __init__(self, monitored: Monitored) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.counters = Counters()
+        self.observer = EventCounter(self.counters)
         self.descriptors = Descriptors()
         self.lag = Histogram(LAGS)
         self._monitored = monitored
@@ -51,7 +55,7 @@ class Metrics:
         self.registry.register(self)
 
     def reading(self) -> Reading:
-        """Return what the status page's charts are made of."""
+        """Return the numbers that the status page's charts show."""
         registry, traffic = self._monitored.registry, self._monitored.tally.phones.traffic()
         return Reading(
             binaries=registry.binaries,
@@ -65,15 +69,18 @@ class Metrics:
         )
 
     def refusals(self) -> dict[str, int]:
-        """Return how much was refused since the start, by what became of it."""
+        """Return the numbers of refusals since the start, by kind; see `Counters.refusals`.
+
+        ``waiting`` counts connections without a request that were dropped for newer ones.
+        """
         return {**self.counters.refusals(), "waiting": self._monitored.crowded_out()}
 
     def text(self) -> bytes:
-        """Return everything in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield everything there is; called by the registry for each scrape."""
+        """Yield all metrics. The registry calls this at each scrape."""
         yield from self.counters.families()
         yield from self._connections()
         yield from self._traffic()
@@ -85,24 +92,30 @@ class Metrics:
     def _connections(self) -> Iterator[Metric]:
         registry = self._monitored.registry
         yield _gauge("connected_binaries", "Binaries connected now.", registry.binaries)
-        yield _gauge("connected_phones", "Phones that have a place now.", registry.phones)
+        yield _gauge("connected_phones", "Phones registered now.", registry.phones)
         yield _gauge(
-            "binaries_in_grace", "Server-ids whose binary may still come back.", registry.in_grace
+            "binaries_in_grace",
+            "Server-ids held for a binary that may come back.",
+            registry.in_grace,
         )
-        yield _gauge("draining", "1 while the relay drains.", self._monitored.state() == "draining")
+        yield _gauge(
+            "draining",
+            "1 while the relay drains, otherwise 0.",
+            self._monitored.state() == "draining",
+        )
         admission = self._monitored.admission
-        family = _labelled("websockets", "WebSockets open now, by leg.", "leg")
+        family = _labelled(
+            "websockets", "WebSockets that count against the maximum, by leg.", "leg"
+        )
         for leg, count in admission.open.items():
             family.add_metric((leg.value,), count)
         yield family
         yield _gauge(
-            "websockets_max",
-            "WebSockets that may be open at a time.",
-            admission.capacity.connections,
+            "websockets_max", "Maximum number of WebSockets.", admission.capacity.connections
         )
         yield _counters(
             "limit_refusals",
-            "Connections refused at a limit, by kind. A dry run counts them and lets them in.",
+            "Connections over a limit, by kind; in a dry run, those that would have been refused.",
             "kind",
             **{bound.label: count for bound, count in admission.denied.items()},
             waiting=self._monitored.crowded_out(),
@@ -112,7 +125,7 @@ class Metrics:
         traffic = self._monitored.tally.phones.traffic()
         yield _counters(
             "frames_forwarded",
-            "Frames forwarded, by direction.",
+            "Frames accepted for forwarding, by direction.",
             "direction",
             phone_to_binary=traffic.frames_in,
             binary_to_phone=traffic.frames_out,
@@ -129,19 +142,17 @@ class Metrics:
         budget = self._monitored.memory_budget
         yield _gauge("queue_bytes", "Bytes in all queues now.", budget.total)
         yield _gauge(
-            "queue_bytes_highest", "Most bytes there ever were in all queues.", budget.highest
+            "queue_bytes_highest",
+            "Largest number of bytes in all queues since the start.",
+            budget.highest,
         )
         yield _gauge(
-            "queue_bytes_budget", "Bytes that all queues may take together.", budget.budget
+            "queue_bytes_budget", "Bytes that all queues together may hold.", budget.budget
         )
-        yield _counter(
-            "queues_shed",
-            "Queues dropped because all queues together exceeded the budget.",
-            budget.shed,
-        )
+        yield _counter("queues_shed", "Queues dropped to stay within the budget.", budget.shed)
         yield _gauge(
             "held_frames",
-            "Frames held now for binaries that are slow or absent.",
+            "Frames held now for a binary that is slow or absent.",
             self._monitored.registry.held_frames,
         )
         yield _counter("frames_held", "Frames held since the start.", budget.held)
@@ -149,19 +160,19 @@ class Metrics:
         binaries, phones = tally.binaries.pauses, tally.phones.pauses
         yield _counters(
             "read_pauses",
-            "Times that the relay stopped reading a peer, by leg.",
+            "Pauses in reading a peer's socket, by leg.",
             "leg",
             binary=binaries.begun,
             phone=phones.begun,
         )
         yield _counters(
             "read_pause_seconds",
-            "Seconds that peers were not read, in sum, by leg.",
+            "Seconds of all pauses in reading, added up over all peers, by leg.",
             "leg",
             binary=binaries.seconds(now),
             phone=phones.seconds(now),
         )
-        family = _labelled("paused_peers", "Peers not read now, by leg.", "leg")
+        family = _labelled("paused_peers", "Peers whose socket is not read now, by leg.", "leg")
         family.add_metric(("binary",), binaries.under_way)
         family.add_metric(("phone",), phones.under_way)
         yield family
@@ -170,18 +181,18 @@ class Metrics:
         tally = self._monitored.tally
         yield _histogram(
             "upgrade_duration_seconds",
-            "Seconds from a connection's start to the end of its WebSocket handshake, by leg.",
+            "Time from a connection's start to the end of its WebSocket handshake, by leg.",
             binary=tally.binaries.upgrades,
             phone=tally.phones.upgrades,
         )
         yield _histogram(
             "ping_round_trip_seconds",
-            "Seconds from a heartbeat's ping to its pong, by leg.",
+            "Time from a heartbeat's ping to its pong, by leg.",
             binary=tally.binaries.round_trips,
             phone=tally.phones.round_trips,
         )
         lag = HistogramMetricFamily(
-            f"{PREFIX}reactor_lag_seconds", "Seconds by which the reactor's timers are late."
+            f"{PREFIX}reactor_lag_seconds", "Delay of the reactor's timers."
         )
         lag.add_metric((), *_buckets(self.lag))
         yield lag
@@ -192,30 +203,30 @@ class Metrics:
             return
         family = _labelled(
             "certificate_not_after_seconds",
-            "End of each name's certificate, in seconds since 1970.",
+            "Expiry of each name's certificate, in seconds since 1970.",
             "name",
         )
         for name, end in certificates.not_after().items():
             family.add_metric((name,), end)
         yield family
-        read_at, well = certificates.last_reload or (0.0, False)
+        reloaded_at, ok = certificates.last_reload or (0.0, False)
         yield _gauge(
             "certificate_reload_seconds",
-            "Last reading of the certificates, in seconds since 1970.",
-            read_at,
+            "Time of the last reload, in seconds since 1970.",
+            reloaded_at,
         )
-        yield _gauge("certificate_reload_ok", "1 if the last reading found no fault.", well)
+        yield _gauge("certificate_reload_ok", "1 if the last reload succeeded, otherwise 0.", ok)
 
     def _process(self) -> Iterator[Metric]:
         build = _labelled(
-            "build_info", "Versions of the relay and of what it runs on.", *self._build
+            "build_info", "Versions of the relay, its libraries and Python.", *self._build
         )
         build.add_metric(tuple(self._build.values()), 1)
         yield build
         for name, text, value in (
             ("start_time_seconds", "Start of the relay, in seconds since 1970.", self._started),
             ("open_fds", "Open files.", self.descriptors.count()),
-            ("max_fds", "Files that may be open at a time.", descriptor_limit()),
+            ("max_fds", "Limit of open files.", descriptor_limit()),
             ("resident_memory_bytes", "Resident memory.", resident_bytes()),
         ):
             yield GaugeMetricFamily(f"process_{name}", text, value)
@@ -252,6 +263,6 @@ def _histogram(name: str, text: str, **legs: Histogram) -> Metric:
 
 
 def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
-    """Return the counts as Prometheus has them, each with all below it, and the sum."""
+    """Return the cumulative counts by upper bound, and the sum of all values."""
     bounds = (*map(str, histogram.bounds), "+Inf")
     return [*zip(bounds, accumulate(histogram.counts), strict=True)], histogram.sum

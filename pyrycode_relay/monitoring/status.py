@@ -32,7 +32,7 @@ class Status:
 
     def saw(self, event: Event, **fields: object) -> None:
         """Hear of an event."""
-        self.metrics.counters.saw(event, **fields)
+        self.metrics.observer.saw(event, **fields)
         self.recent.saw(event, **fields)
 
     def document(self) -> dict[str, Any]:

@@ -247,13 +247,13 @@ def families() -> list[Metric]:
 
 
 @cache
-def exported() -> dict[str, tuple[str, str]]:
-    """Return type and labels of every metric, by the name under which Prometheus has it."""
+def exported() -> dict[str, tuple[str, str, str]]:
+    """Return type, labels and help text of every metric, by its name in Prometheus."""
     found = {}
     for family in families():
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        found[name] = (family.type, ", ".join(sorted(labels)))
+        found[name] = (family.type, ", ".join(sorted(labels)), family.documentation)
     return found
 
 
@@ -269,8 +269,11 @@ def cells() -> dict[str, set[tuple[str, str]]]:
 
 class MetricTests(Cases):
     def test_rows(self) -> None:
-        """The table of metrics has each that is exported, with its type and its labels."""
-        rows = {names(row[0])[0]: (row[1], row[2]) for row in table("metric")}
+        """The table has each exported metric: its type, its labels and its help text."""
+        rows = {
+            names(name)[0]: (kind, labels, re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", meaning))
+            for name, kind, labels, meaning in table("metric")
+        }
         self.assertEqual(rows, exported())
 
     @cases(BY_PAGE)
