@@ -176,7 +176,8 @@ class BinaryProtocol(RelayProtocol):
     def _forward(self, phone: Phone, envelope: Envelope) -> None:
         if envelope.frame is not None and not phone.leg.deliver(envelope.frame):
             return
-        if envelope.close_code is not None:
+        # The frame can have cost the phone its place, if memory ran out as it was written.
+        if envelope.close_code is not None and not phone.gone:
             phone.close_requested = True
             phone.leg.close_after_queue(close_codes.for_directive(envelope.close_code))
 

@@ -693,6 +693,24 @@ class MemoryBudgetTest(WireTest):
         binary.resume_reading()
         self.assertEqual(binary.notices, [(phone.conn_id, 1011)])
 
+    def test_directive_to_a_phone_that_its_frame_costs(self) -> None:
+        """A directive whose own frame has the phone closed costs its daemon nothing."""
+        binary, phone = self.relay.pair()
+        others = [self.relay.phone() for _ in range(2)]
+        for each in (phone, *others):
+            each.stop_reading()
+        for each in others:
+            binary.forward(each, text_of(90_000))
+        talker = self.relay.phone()
+        binary.stop_reading()
+        talker.text(text_of(100_000))
+        binary.direct(phone, 4401, text_of(200_000))
+        for each in (binary, phone):
+            each.resume_reading()
+        self.assertEqual(phone.closed, (1011, "phone backlog full"))
+        self.assertEqual((binary.closed, binary.notices), (None, [(phone.conn_id, 1011)]))
+        self.assertEqual(self.log_loud(), [])
+
     def test_nothing_stays_on_the_books(self) -> None:
         """When all is delivered or gone, the sum is nought."""
         binary, phone = self.relay.pair()
