@@ -217,6 +217,15 @@ class WatchedProtocol(AutobahnAdapter):
             self._progress = self.factory.clock.seconds()
             self._rearm_stall()
 
+    def _watch_stall_soon(self) -> None:
+        """Begin to sample a peer after what is being written now.
+
+        Amid a write, TLS keeps what it has not encrypted where no sample counts it. It would pass
+        for acknowledged.
+        """
+        if Timer.STALL not in self._timers:
+            self._later(Timer.STALL, 0, self._watch_stall)
+
     def _rearm_stall(self) -> None:
         """Plan the next sample; one timer serves everything that is written in the meantime."""
         self._later(Timer.STALL, self._limits.write_stall / _STALL_CHECKS, self._check_stall)

@@ -231,7 +231,7 @@ class SendingProtocol(WatchedProtocol):
         TLS writes by itself too, so this may be the first sign that something waits.
         """
         self.writable = False
-        self._watch_stall()
+        self._watch_stall_soon()
 
     def resumeProducing(self) -> None:
         """Write again: everything has gone out. Called by the transport."""

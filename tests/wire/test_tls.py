@@ -146,6 +146,23 @@ class TLSTest(SecureTest):
         (side,) = self.relay.connections()
         self.assertNotIn("dataReceived", vars(side.transport))
 
+    def test_writing_is_no_sign_of_life(self) -> None:
+        """A dead incumbent is taken over, whatever is written to it while it is probed.
+
+        What TLS has still to encrypt has not been taken by the peer.
+        """
+        old = self.upgraded(b"/v1/server", binary_headers())
+        phone = self.relay.phone()
+        old.stop_reading(100)  # enough for the ping
+        new = self.relay.binary()
+        phone.text('"' + "x" * 200_000 + '"')
+        self.relay.advance(9)
+        self.assertIsNone(new.closed)
+        self.relay.advance(2)
+        self.assertIsNone(new.closed)
+        self.assertEqual(self.relay.counts, (1, 0, 0))
+        self.assertEqual(len(self.relay.seen.of(Event.SERVER_ID_TAKEOVER)), 1)
+
     def test_much_that_is_no_handshake(self) -> None:
         """Data that is not TLS is reported as such, however much comes, and ends in order."""
         peer = self.dial()
