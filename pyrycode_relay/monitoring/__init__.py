@@ -1,1 +1,1 @@
-"""What the relay tells about itself: log, metrics, status page."""
+"""The relay's log, metrics and status page."""

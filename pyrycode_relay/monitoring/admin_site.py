@@ -1,9 +1,8 @@
-"""The operator's HTTP side, on loopback: metrics, the status page, and the page's JSON twin.
+"""The operator's HTTP site: metrics, the status page, and its data as JSON.
 
-It stands on what the public side stands on: one answer a connection, a deadline for a request,
-nothing read that is not needed. Browsers are kept to the page itself by its security policy, and
-foreign pages away from it by the check of the name that it is asked for: a name of an attacker's
-that resolves to 127.0.0.1 (DNS rebinding) is not one of ours.
+It uses the same hardened HTTP server as the public site. The page's security policy lets a browser
+load files from this site only. The check of the Host header keeps out foreign pages whose host name
+resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from pyrycode_relay.monitoring.exposition import CONTENT_TYPE
 from pyrycode_relay.monitoring.status import Status
 
 MAX_WAITING: Final = 32
-"""Connections at a time: some scrapers and some people with the page open, each for a moment. Of
-more, the one that has waited longest is dropped."""
+"""Maximum connections without an answer: room for several scrapers and open pages. Beyond that, the
+connection that has waited longest is dropped."""
 
-_STRANGER: Final = (
-    b"This listener answers to IP addresses and to localhost only; "
-    b"--admin-allow-remote lets other names in.\n"
+_FOREIGN_NAME: Final = (
+    b"This listener answers only to IP addresses and to localhost; "
+    b"--admin-allow-remote permits any name.\n"
 )
 
 HEADERS: Final = {
@@ -42,11 +41,11 @@ HEADERS: Final = {
     b"Referrer-Policy": b"no-referrer",
     b"X-Content-Type-Options": b"nosniff",
 }
-"""What every answer carries: scripts, styles and data from here alone, nothing kept, no frames."""
+"""Headers of every answer: content from this site only, no caching, no embedding in frames."""
 
 
 class Page(NamedTuple):
-    """What a path answers: a media type, and what makes the body."""
+    """The answer on a path: its media type, and a function that returns its body."""
 
     media_type: str
     body: Callable[[], bytes]
@@ -60,7 +59,7 @@ ASSETS: Final = {
     "/uplot.js": ("uPlot.iife.min.js", "text/javascript; charset=utf-8"),
     "/uplot.css": ("uPlot.min.css", "text/css; charset=utf-8"),
 }
-"""The page's files, by path: their names in the package, and their media types."""
+"""The page's files by path: file name in ``static/``, and media type."""
 
 
 def _asset(name: str, media_type: str) -> Page:
@@ -69,7 +68,7 @@ def _asset(name: str, media_type: str) -> Page:
 
 
 class AdminSite(Site):
-    """Serves the operator's paths; with ``any_host`` to whoever comes by whatever name."""
+    """Serves the operator's paths; if ``any_host`` is true, under any host name."""
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class AdminSite(Site):
         host = (request.single(b"host") or b"").decode("latin-1")
         if not self._any_host and not is_local_host(host):
             request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-            request.answer(421, _STRANGER)
+            request.answer(421, _FOREIGN_NAME)
             return
         page = self._pages.get(request.path)
         if page is None:
@@ -107,9 +106,9 @@ class AdminSite(Site):
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a Host header, with its port, is an IP address or ``localhost``.
+    """Whether a Host header is an IP address or ``localhost``, with or without a port.
 
-    No foreign page can have either of them for its own name.
+    No foreign page can have such a name.
     """
     name = host.strip().lower()
     if name.startswith("["):

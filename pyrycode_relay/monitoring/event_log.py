@@ -1,4 +1,4 @@
-"""The log: one line an event, as text or as JSON, and nothing that a peer could put into it.
+"""The log: one line per event, as text or as JSON. No peer can forge a line.
 
 Source: "Logging" in ``docs/protocol.md``.
 """
@@ -30,9 +30,9 @@ _NAMESPACE: Final = "pyrycode_relay"
 
 _FLOOD_BURST: Final = 5
 _FLOOD_RATE: Final = 0.1
-"""Lines of one flooding event that one address may cause: 5 at once, then one in 10 seconds."""
+"""Limit for each address and flooding event: 5 lines at once, then one every 10 seconds."""
 _FLOOD_KEYS: Final = 4096
-"""Addresses and events kept in mind at a time; some 200 bytes each."""
+"""Pairs of address and event that are remembered; some 200 bytes each."""
 
 _LEVELS: Final = {
     LogLevel.debug: Level.DEBUG,
@@ -48,20 +48,22 @@ _TWISTED_LEVELS: Final = {
     Level.ERROR: LogLevel.error,
 }
 
-_WANTS: Final = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"})
-"""Errors of accept() that say what this machine is short of."""
+_SHORTAGES: Final = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"})
+"""Errors of accept(2) that mean a lack of open files or of memory."""
 
-_PLAIN: Final = frozenset(
+_UNQUOTED: Final = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@,;[]()"
 )
-"""Characters of a value that needs no quotes in the text format."""
+"""Characters that need no quotes in the text format."""
 
 
 class EventLog:
     """The observer that writes events to Twisted's log.
 
-    Events below ``threshold`` go nowhere. Of those that a peer can repeat at will, an address
-    gets a few lines through and then one now and again; ``seconds`` is the clock for that.
+    Args:
+        threshold: Events below this level are dropped.
+        seconds: The clock for the limit on events that a peer can repeat at will.
+
     """
 
     def __init__(self, threshold: Level, seconds: Callable[[], float]) -> None:
@@ -70,17 +72,17 @@ class EventLog:
         self._buckets = TokenBuckets(_FLOOD_RATE, _FLOOD_BURST, seconds, _FLOOD_KEYS)
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Write a line, unless the event is too quiet or too frequent."""
+        """Write a line, unless the event is below the threshold or too frequent."""
         if event.level < self._threshold:
             return
-        caller = limit_key(str(fields.get("remote")))
-        if event.floods and not self._buckets.take((event, caller)):
+        address = limit_key(str(fields.get("remote")))
+        if event.floods and not self._buckets.take((event, address)):
             return
         self._log.emit(_TWISTED_LEVELS[event.level], "{line}", line=_Line(event.label, fields))
 
 
 class _Line:
-    """An event's name and fields; made text only for an observer that asks for text."""
+    """An event's name and fields; formatted only if an observer asks for text."""
 
     __slots__ = ("fields", "label")
 
@@ -95,51 +97,57 @@ class _Line:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if text and _PLAIN.issuperset(text) else json.dumps(text, ensure_ascii=True)
+    return text if text and _UNQUOTED.issuperset(text) else json.dumps(text, ensure_ascii=True)
 
 
-def watch_accept(tell: Callable[[str], None]) -> None:
-    """Have ``tell`` called with the error's name when a listener cannot take a connection.
+def watch_accept(report: Callable[[str], None]) -> None:
+    """Call ``report`` with the error's name when accept(2) fails for lack of files or memory.
 
-    Twisted just logs that, quietly and among peers' addresses, and closes the connection or tries
-    again. It matters when it is for want of something: open files, memory.
+    Twisted only logs such a failure, at a low level and with peers' addresses. It then closes the
+    connection or tries again.
     """
-    globalLogPublisher.addObserver(_AcceptWatch(tell))
+    globalLogPublisher.addObserver(_AcceptWatch(report))
 
 
 @implementer(ILogObserver)
 class _AcceptWatch:
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
 
     def __call__(self, event: LogEvent) -> None:
         if not str(event.get("log_namespace")).startswith("twisted.internet."):
-            return  # It is twisted.internet.tcp.Port, or another kind of port.
+            return  # Only ports log these errors, such as twisted.internet.tcp.Port.
         error = event.get("acceptError")
         if str(event.get("log_format")).startswith("EMFILE encountered"):
             error = "EMFILE"
-        if error in _WANTS:
-            self._tell(error)
+        if error in _SHORTAGES:
+            self._report(error)
 
 
 class Output(Protocol):
-    """Where lines go: a file, or Twisted's rotating one."""
+    """A destination for lines: a file, or Twisted's rotating log file."""
 
     def write(self, text: str, /) -> object:
         """Write ``text``."""
 
     def flush(self) -> None:
-        """Bring what was written out."""
+        """Flush the buffer."""
 
 
 @implementer(ILogObserver)
 class Writer:
-    """Turns Twisted's log events into lines on ``output``, ``as_json`` or as text.
+    """Writes Twisted's log events as lines.
 
-    Of what others than the relay log, Autobahn's is left out altogether, for it carries peers'
-    addresses and could be flooded, and the rest below a warning at the usual thresholds. Of an
-    exception the traceback and the type are written but never the text, which could quote a
-    payload or a header.
+    Autobahn's events are dropped, because they contain peers' addresses and a peer could cause
+    any number of them. Other libraries' events are dropped below warn, unless ``threshold`` is
+    debug. An exception is logged with its traceback and type. Its text is not logged, because it
+    could quote a payload or a header.
+
+    Args:
+        output: The destination of the lines.
+        threshold: Events below this level are dropped.
+        as_json: Whether a line is a JSON object instead of text.
+
     """
 
     def __init__(self, output: Output, threshold: Level, as_json: bool) -> None:
@@ -151,24 +159,19 @@ class Writer:
         """Write one event."""
         level = _LEVELS[event.get("log_level", LogLevel.info)]
         namespace = str(event.get("log_namespace", ""))
-        least = self._threshold
-        if not namespace.startswith(_NAMESPACE):
-            if namespace.startswith(("autobahn", "txaio")):
-                return
-            if least is not Level.DEBUG:
-                least = max(least, Level.WARN)
-        if level < least:
+        least = self._least(namespace)
+        if least is None or level < least:
             return
         time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
-        # Errors that Twisted's older logging takes come with a text that quotes them.
+        # Twisted's older logging passes the failure under another key, with a text that quotes it.
         failure = event.get("log_failure") or event.get("failure")
         unhandled = failure is not None and not namespace.startswith(_NAMESPACE)
-        text = "an error that nobody handled" if unhandled else None
+        text = "unhandled error" if unhandled else None
         if self._as_json:
             line: dict[str, object] = {"time": time, "level": level.name.lower()}
-            told = event.get("line")
-            if isinstance(told, _Line):
-                line |= {"event": told.label, **told.fields}
+            relay_line = event.get("line")
+            if isinstance(relay_line, _Line):
+                line |= {"event": relay_line.label, **relay_line.fields}
             else:
                 line |= {"event": "message", "text": text or formatEvent(event)}
             if failure is not None:
@@ -179,6 +182,14 @@ class Writer:
         self._write(f"{time} {level.name.lower()} {text}")
         if failure is not None:
             self._write(_traceback(failure))
+
+    def _least(self, namespace: str) -> Level | None:
+        """Return the lowest level that is logged for a namespace; None for no level at all."""
+        if namespace.startswith(("autobahn", "txaio")):
+            return None
+        if namespace.startswith(_NAMESPACE) or self._threshold is Level.DEBUG:
+            return self._threshold
+        return max(self._threshold, Level.WARN)
 
     def _write(self, line: str) -> None:
         self._output.write(line + "\n")

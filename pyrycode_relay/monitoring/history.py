@@ -1,7 +1,7 @@
-"""The relay's last hour in numbers, and the reactor's pulse that they are taken by.
+"""Samples of the last hour, and the reactor's lag.
 
-One timer does both: it measures how late the reactor calls it, and every so often it takes a
-sample of what the relay has. Neither is anywhere near a frame's way.
+One timer does both: each beat measures how late the reactor calls it, and every 20th beat takes a
+sample. No frame passes through this module.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pyrycode_relay.tally import Histogram
 
 BEAT: Final = 0.5
-"""Seconds between looks at the reactor's punctuality: two timers a second cost nothing, and a
-reactor that is held up for longer than a second is seen for sure."""
+"""Seconds between two beats. Two timers a second cost next to nothing, and they always notice a
+reactor that is blocked for more than a second."""
 
 BEATS: Final = 20
-"""Beats from sample to sample: every 10 seconds, finer than a chart of an hour can show."""
+"""Beats between two samples: 10 seconds, finer than a chart of an hour can show."""
 
 SAMPLES: Final = 360
-"""Samples that are kept: an hour of them, some 100 KiB."""
+"""Samples kept: one hour, some 100 KiB."""
 
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Upper bounds of the reactor's lag, in seconds; from 0.1 on people can tell."""
+"""Upper bounds of the reactor's lag, in seconds. People notice a lag of 0.1 or more."""
 
 
 class Reading(NamedTuple):
-    """What the relay has at a moment, and what it has done in all until then."""
+    """The relay's gauges at one moment, and its totals since the start."""
 
     binaries: int = 0
     phones: int = 0
@@ -42,16 +42,20 @@ class Reading(NamedTuple):
 
 
 TOTALS: Final = Reading._fields[3:]
-"""Those of a reading that only ever grow; a sample has them as a rate a second."""
+"""Fields of a reading that only grow. A sample has their rates per second instead."""
 
 SERIES: Final = (*Reading._fields, "lag")
-"""What a sample has, in its order; the lag, in seconds, is the worst since the one before."""
+"""The values of a sample, in order. ``lag`` is the worst since the previous sample, in seconds."""
 
 
 class History:
-    """Samples of the last hour; ``read`` gives what the relay has now.
+    """Samples of the last hour.
 
-    ``lag`` is filled with how late, in seconds, the reactor came to each beat.
+    Args:
+        clock: Runs the timer.
+        read: Returns the current reading.
+        lag: Receives the delay of each beat, in seconds.
+
     """
 
     def __init__(self, clock: IReactorTime, read: Callable[[], Reading], lag: Histogram) -> None:
@@ -66,12 +70,12 @@ class History:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin to take samples: one now, so that there is something to see from the start."""
+        """Take the first sample now, then one every `BEATS` beats."""
         self._take()
         self._plan()
 
     def stop(self) -> None:
-        """Take no more."""
+        """Stop taking samples."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -81,7 +85,7 @@ class History:
         self._timer = self._clock.callLater(BEAT, self._beat)
 
     def _beat(self) -> None:
-        # A wall clock that was set back makes no lag below nothing.
+        # If the wall clock was set back, the difference is negative.
         late = max(0.0, self._clock.seconds() - self._due)
         self.lag.observe(late)
         self._worst = max(self._worst, late)
@@ -98,9 +102,10 @@ class History:
         self._worst = 0.0
 
     def latest(self) -> tuple[float, ...]:
-        """Return what is now, in the order of `SERIES`; rates are of the last 10 to 20 seconds.
+        """Return the current values, in the order of `SERIES`.
 
-        Since the last sample alone it may be next to no time.
+        Rates are measured from the sample before the last one, over 10 to 20 seconds, because the
+        last sample may have been taken just now.
         """
         return self._since(self._marks[0])
 
@@ -108,13 +113,14 @@ class History:
         then, before = mark
         now = self._read()
         span = max(self._clock.seconds() - then, BEAT)
-        rates = (max(0, getattr(now, n) - getattr(before, n)) / span for n in TOTALS)
+        rates = (max(0, getattr(now, name) - getattr(before, name)) / span for name in TOTALS)
         return (*now[: -len(TOTALS)], *rates, self._worst)
 
     def columns(self, wall: float) -> Mapping[str, list[float]]:
-        """Return the samples by series, oldest first, and as ``time`` when each was taken.
+        """Return the samples by series, oldest first, and their times as ``time``.
 
-        ``wall`` is the time now in seconds since 1970; the clock's own may be any.
+        ``wall`` is the current time, and all times are in seconds since 1970. The clock itself may
+        have any origin.
         """
         offset = wall - self._clock.seconds()
         columns = {"time": [round(time + offset, 1) for time, _ in self._samples]}

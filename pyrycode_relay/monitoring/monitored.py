@@ -1,4 +1,4 @@
-"""The parts of a relay that the monitoring reads, and no more of them than it needs."""
+"""The parts of a relay that the monitoring reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyrycode_relay.tls.store import Certificates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitored:
-    """Where the numbers come from; each is read when somebody asks for it."""
+    """The sources of the numbers; each is read when it is needed."""
 
     registry: Registry
     memory_budget: MemoryBudget

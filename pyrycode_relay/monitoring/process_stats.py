@@ -1,4 +1,4 @@
-"""What the process takes of the machine: open files and memory, as Linux tells them."""
+"""Open files and memory of the process, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Descriptors:
-    """How many files the process has open.
+    """The number of files that the process has open.
 
-    Linux tells since 6.2 by the folder's size. Before, counting them takes two microseconds
-    each, which a thread does, and the number is that of the time before.
+    Since Linux 6.2 the size of ``/proc/self/fd`` is this number. On an older kernel a thread
+    counts the entries, because that takes two microseconds for each, and `count` returns the
+    thread's previous result.
     """
 
     def __init__(self) -> None:
@@ -24,14 +25,14 @@ class Descriptors:
         self._thread: threading.Thread | None = None
 
     def count(self) -> int:
-        """Return the number; 0 where it cannot be known, or not yet."""
+        """Return the number, or 0 if it is unknown."""
         try:
             size = Path(_DESCRIPTORS).stat().st_size
         except OSError:
             return 0
-        return size or self._count_aside()
+        return size or self._count_in_thread()
 
-    def _count_aside(self) -> int:
+    def _count_in_thread(self) -> int:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._list, daemon=True)
             self._thread.start()
@@ -42,7 +43,7 @@ class Descriptors:
 
 
 def resident_bytes() -> int:
-    """Return how much memory of the process is resident; 0 where it cannot be known."""
+    """Return the resident memory of the process in bytes, or 0 if it is unknown."""
     try:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
     except OSError:
@@ -50,5 +51,5 @@ def resident_bytes() -> int:
 
 
 def descriptor_limit() -> int:
-    """Return how many files the process may have open."""
+    """Return the maximum number of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

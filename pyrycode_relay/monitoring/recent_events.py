@@ -1,8 +1,7 @@
-"""What has happened lately that an operator would want to know, without whom it happened to.
+"""Recent events for the status page, without personal data.
 
-Kept for the status page: no address, no id in clear, nothing that a peer has sent. A keyed hash
-stands for a server-id, with a key of this process only, so that two lines of one server-id can
-be told to belong together and nothing else.
+An entry contains no address, no conn_id and nothing that a peer sent. A server-id is replaced by a
+hash, whose key only this process has. The hash shows which entries are about the same server-id.
 """
 
 from __future__ import annotations
@@ -18,46 +17,45 @@ from pyrycode_relay.events import Event, Level
 from pyrycode_relay.protocol.close_codes import EndCause
 
 KEPT: Final = 8
-"""Entries kept of each kind of event: no kind, however often it comes, displaces another."""
+"""Entries kept for each kind of event, so that a frequent kind never displaces another."""
 
 MAX_REASON: Final = 200
-"""Characters of a reason: the longest of our own; one of a CA's can be of any length."""
+"""Maximum characters of a reason. The relay's own are shorter; a CA's can have any length."""
 
-_SENTENCES: Final = ("reason", "capacity", "certificates")
+_TEXTS: Final = ("reason", "capacity", "certificates")
 _COUNTS: Final = ("binaries", "phones", "aborted")
-SHOWN: Final = frozenset({*_SENTENCES, *_COUNTS})
-"""The fields that the page shows: the first sentence there is, otherwise the counts. The relay
-itself writes them all; no peer does."""
+SHOWN: Final = frozenset({*_TEXTS, *_COUNTS})
+"""The fields that the page shows: the first text there is, otherwise the counts. The relay itself
+writes all of them; none comes from a peer."""
 
 _KEY_BYTES: Final = 32
 _HASH_BYTES: Final = 4
-"""Eight hex digits: enough to tell apart the few server-ids on a page."""
+"""Eight hex digits: enough to distinguish the few server-ids on a page."""
 
-_COMMON: Final = frozenset({Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
-"""Events of a day on which nothing happens."""
+_ROUTINE: Final = frozenset({Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
+"""Events that are normal and frequent."""
 
-_GIVEN_UP: Final = EndCause.INTERNAL_ERROR.close.code
-"""The code of a phone's end that is notable: heartbeat, backlog, stall or a bug."""
+_FAILURE: Final = EndCause.INTERNAL_ERROR.close.code
+"""The close code for heartbeat, backlog, stall and bug; phones' other ends are not kept."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """An event, or several of a kind that came one after the other.
-
-    ``time`` is that of the last one, in seconds since 1970. ``server`` is the hash of a
-    server-id or empty, ``reason`` the relay's own words or empty.
-    """
+    """One event, or ``count`` events of the same kind, server-id and reason."""
 
     event: str
     level: str
     server: str
+    """The hash of the server-id, or empty."""
     reason: str
+    """The relay's own text, or empty."""
     time: float
+    """Time of the last event, in seconds since 1970."""
     count: int = 0
 
 
 class RecentEvents:
-    """The observer that keeps what is notable; ``wall`` gives the time since 1970."""
+    """The observer that keeps recent events; ``wall`` returns the seconds since 1970."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -65,10 +63,10 @@ class RecentEvents:
         self._kinds: dict[Event, OrderedDict[tuple[str, str], Entry]] = {}
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Keep an event, if it is notable."""
-        if event.level < Level.INFO or event in _COMMON:
+        """Keep an event, unless it is routine."""
+        if event.level < Level.INFO or event in _ROUTINE:
             return
-        if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _GIVEN_UP:
+        if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _FAILURE:
             return
         server = self._pseudonym(fields.get("server_id"))
         reason = _detail(fields)[:MAX_REASON]
@@ -89,14 +87,14 @@ class RecentEvents:
         return hashlib.blake2b(data, key=self._key, digest_size=_HASH_BYTES).hexdigest()
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is kept, the latest first."""
+        """Yield the entries, latest first."""
         entries = [entry for kind in self._kinds.values() for entry in kind.values()]
         yield from sorted(entries, key=lambda entry: entry.time, reverse=True)
 
 
 def _detail(fields: Mapping[str, object]) -> str:
-    """Return what the page shows beside an event's name."""
-    for name in _SENTENCES:
+    """Return the text that the page shows next to an event's name."""
+    for name in _TEXTS:
         if name in fields:
             return str(fields[name])
     return ", ".join(f"{fields[name]} {name}" for name in _COUNTS if name in fields)

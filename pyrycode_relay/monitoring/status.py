@@ -1,7 +1,7 @@
-"""The state of the relay as one object: what ``/status.json`` has, and the page shows.
+"""The state of the relay, as ``/status.json`` and the status page show it.
 
-No address, no id, nothing that a peer has sent. Times are in seconds since 1970, durations in
-seconds, sizes in bytes.
+It contains no address, no id and nothing that a peer sent. Times are in seconds since 1970,
+durations in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyrycode_relay.monitoring.recent_events import RecentEvents
 
 
 class Status:
-    """Metrics, the last hour's history and recent events in one place; an observer of events."""
+    """Metrics, the last hour's history and recent events; an observer of events."""
 
     def __init__(self, clock: IReactorTime, monitored: Monitored) -> None:
         self.metrics = Metrics(monitored)
@@ -31,12 +31,12 @@ class Status:
         self._started = monitored.wall()
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Hear of an event."""
+        """Count an event, and keep it unless it is routine."""
         self.metrics.observer.saw(event, **fields)
         self.recent.saw(event, **fields)
 
     def document(self) -> dict[str, Any]:
-        """Return the state."""
+        """Return the state as an object for JSON."""
         monitored = self._monitored
         now = monitored.wall()
         registry, budget = monitored.registry, monitored.memory_budget
@@ -77,15 +77,15 @@ class Status:
         }
 
     def _certificate(self) -> dict[str, Any] | None:
-        """Return the state of the certificates, None if nothing is served over TLS."""
+        """Return the state of the certificates, or None if nothing is served over TLS."""
         certificates = self._monitored.certificates
         if certificates is None:
             return None
-        ends = certificates.not_after()
-        read_at, well = certificates.last_reload or (None, None)
+        expiries = certificates.not_after()
+        reloaded_at, ok = certificates.last_reload or (None, None)
         return {
-            "not_after": min(ends.values(), default=None),
-            "names": ends,
-            "last_reload": read_at,
-            "last_reload_ok": well,
+            "not_after": min(expiries.values(), default=None),
+            "names": expiries,
+            "last_reload": reloaded_at,
+            "last_reload_ok": ok,
         }

@@ -186,7 +186,7 @@ class StatusPageTests(SystemTestCase):
     def refusals_of_strangers(self, port: int) -> int:
         """Return what a page of a foreign name that leads here gets to see."""
         self.browser.open(f"http://rebound.example:{port}/")
-        self.assertIn("IP addresses and to localhost only", self.browser.text("body"))
+        self.assertIn("only to IP addresses and to localhost", self.browser.text("body"))
         return int(
             self.browser.run("return performance.getEntriesByType('navigation')[0].responseStatus")
         )
