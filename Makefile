@@ -8,9 +8,11 @@ LISTEN ?= 127.0.0.1:8080
 JOBS ?= 2
 # The factor for the number of examples that each Hypothesis test tries.
 EXAMPLES ?= 1
+# The tests that need nothing but Python: for other versions of Python and of the dependencies.
+PORTABLE := tests.unit tests.peers tests.test_needs tests.wire
 
 .DEFAULT_GOAL := help
-.PHONY: help run unit test pytest lane check format bench wheel clean deploy/relay.toml
+.PHONY: help run unit test pytest lane lowest newest portable check format bench wheel clean deploy/relay.toml
 
 help: ## show this list
 	@sed -nE 's/^([a-z./]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -36,6 +38,20 @@ lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on ten times
 	PYRYCODE_RELAY_TEST_EXAMPLES=10 $(BIN)/python -m twisted.trial \
 	  --temp-directory=_trial_temp_lane tests.wire.test_lane
 
+lowest: ## run the unit and wire tests with the lowest dependencies that setup.cfg allows
+	.ci/lowest > $(VENV)-lowest.txt
+	$(MAKE) --no-print-directory portable VENV=$(VENV)-lowest CONSTRAINTS=$(VENV)-lowest.txt
+
+newest: ## run the unit and wire tests on the newest CPython that is installed
+	@python=$$(.ci/newest-python) && if [ -n "$$python" ]; \
+	then $(MAKE) --no-print-directory portable VENV=$(VENV)-newest PYTHON="$$python"; \
+	else echo "No CPython is installed that is newer than $$($(PYTHON) --version)."; fi
+
+portable: $(VENV)/.test
+	$(BIN)/python --version
+	PYRYCODE_RELAY_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/python -m twisted.trial \
+	  --reporter=text --temp-directory=_trial_temp$(notdir $(VENV)) $(PORTABLE)
+
 check: $(VENV)/.dev ## check lint, format, types, layers and log calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,13 +72,17 @@ wheel: $(VENV)/.dev ## build the wheel in dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.*
+	rm -rf $(VENV) $(VENV)-lowest* $(VENV)-newest build dist *.egg-info _trial_temp* .coverage .coverage.*
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet $(addprefix --constraint=,$(CONSTRAINTS)) --editable '.[test]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/bin/python setup.cfg pyproject.toml
