@@ -39,7 +39,7 @@ class TokenBuckets:
         return len(self._buckets)
 
     def take(self, key: Hashable) -> bool:
-        """Take a token of ``key``; return False if there is none."""
+        """Take a token of ``key``. Returns False if the bucket is empty."""
         now = self._seconds()
         tokens, then = self._buckets.pop(key, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self._rate)

@@ -51,7 +51,7 @@ from tests.system.harness import (
 DESCRIPTION = re.compile(
     r"^ {2,6}(?:-\w, )?--([\w-]+)(.*?)(?=^ {2,6}-|\Z)", re.MULTILINE | re.DOTALL
 )
-"""An option in the help: its name, and what comes behind it."""
+"""An option in the help: its name and its description."""
 LISTEN = "insecure-listen"
 
 WRONG = {
@@ -80,11 +80,11 @@ WRONG = {
     "text or json": ["", "JSON", "xml"],
     "debug, info, warn or error": ["", "verbose", "20"],
 }
-"""What is wrong, by what is allowed."""
+"""Wrong texts for each kind of value, by the words for what is allowed."""
 
 
 class CommandLineTestCase(SystemTestCase):
-    """Runs of the command that end by themselves."""
+    """Runs the command, which exits."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -97,7 +97,7 @@ class CommandLineTestCase(SystemTestCase):
         twistd: Sequence[str] = ("--pidfile=", "-n"),
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end."""
+        """Run the command until it exits."""
         return subprocess.run(
             [TWISTD, *twistd, "pyrycode-relay", *options],
             cwd=self.directory,
@@ -111,7 +111,7 @@ class CommandLineTestCase(SystemTestCase):
     def refused(
         self, run: subprocess.CompletedProcess[str], *patterns: str, output: bool = False
     ) -> None:
-        """See that a run failed with one sentence for each pattern, and nothing else at all."""
+        """Check that a run failed with one sentence for each pattern, and printed nothing else."""
         self.assertNotIn(run.returncode, {0, -signal.SIGTERM}, run)
         lines = run.stderr.splitlines()
         self.assertEqual(len(lines), len(patterns), run.stderr)
@@ -123,10 +123,10 @@ class CommandLineTestCase(SystemTestCase):
 
 
 class OptionTests(CommandLineTestCase):
-    """What can be asked, and what can be got wrong."""
+    """Options that print something, and mistakes in options."""
 
     def test_version(self) -> None:
-        """``--version`` prints the version and ends with 0."""
+        """``--version`` prints the version and exits with 0."""
         run = self.twistd("--version")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         self.assertEqual(run.stdout, f"pyrycode-relay {__version__}\n")
@@ -143,7 +143,7 @@ class OptionTests(CommandLineTestCase):
         self.refused(run, f"Twisted {version} has no {lost}, used by pyrycode_relay")
 
     def test_help(self) -> None:
-        """``--help`` names every option with its default, and ends with 0."""
+        """``--help`` names every option with its default, and exits with 0."""
         run = self.twistd("--help")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         page = " ".join(run.stdout.split())
@@ -160,7 +160,7 @@ class OptionTests(CommandLineTestCase):
         self.assertIn("PYRYCODE_RELAY_", page)
 
     def test_check_config(self) -> None:
-        """``--check-config`` prints every setting as it would be used, and binds nothing."""
+        """``--check-config`` prints every setting and binds nothing."""
         run = self.twistd(
             self.listen,
             "--insecure-listen=:8080",
@@ -200,18 +200,18 @@ class OptionTests(CommandLineTestCase):
         self.assertFalse(self.socket.exists())
 
     def test_what_is_printed_can_be_given(self) -> None:
-        """What ``--check-config`` prints is a configuration file that means the same."""
+        """The output of ``--check-config`` is a configuration file with the same settings."""
         first = self.twistd(self.listen, "--grace=2.25", "--limits-dry-run", "--check-config")
         path = self.directory / "printed.toml"
         path.write_text(first.stdout)
         again = self.twistd(f"--config={path}", "--check-config")
         self.assertEqual((again.returncode, again.stderr), (0, ""))
         self.assertEqual(tomllib.loads(again.stdout), tomllib.loads(first.stdout))
-        # But for the metrics, which these tests' environment turns off.
+        # All but --admin-listen, which these tests turn off in the environment.
         self.assertEqual(again.stdout.count(f"# {path}\n"), len(OPTIONS) - 1)
 
     def test_configuration_file(self) -> None:
-        """A file's settings are used; the environment wins over it, the command line over both."""
+        """The environment wins over a file, and the command line over both."""
         path = self.directory / "relay.toml"
         path.write_text(
             f'insecure_listen = ["unix:{self.socket}"]  # here\ngrace = 5\nmax-phones = 6\n'
@@ -237,7 +237,7 @@ class OptionTests(CommandLineTestCase):
         self.assertEqual(relay.address, str(self.socket))
 
     def test_wrong_configuration_files(self) -> None:
-        """Each file that cannot be used is one sentence, with the line where it has one."""
+        """Each file that cannot be used is one sentence, with the line of the mistake."""
         path = self.directory / "relay.toml"
         option = f"--config={path}"
         self.refused(self.twistd(option), "Cannot read .*relay.toml: No such file or directory")
@@ -256,7 +256,7 @@ class OptionTests(CommandLineTestCase):
             self.assertRegex(line, rf"\Apyrycode-relay: .*{pattern}")
 
     def test_example(self) -> None:
-        """``--example-config`` prints the example that is in the repository, and it is right."""
+        """``--example-config`` prints the file in the repository, which has the defaults."""
         run = self.twistd("--example-config")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         path = ROOT / "deploy" / "relay.toml"
@@ -292,7 +292,7 @@ class OptionTests(CommandLineTestCase):
             self.refused(run, *sentences)
 
     def test_wrong_values_in_the_environment(self) -> None:
-        """The sentence names the variable when that is where the value stands."""
+        """The sentence names the variable if the value is in the environment."""
         environment = {
             "PYRYCODE_RELAY_GRACE": "soon",
             "PYRYCODE_RELAY_MAX_PHONES": "0",
@@ -311,7 +311,7 @@ class OptionTests(CommandLineTestCase):
         )
 
     def test_wrong_addresses(self) -> None:
-        """Each address that cannot be one is a sentence; so is having none."""
+        """Each text that is no address is a sentence; so is a start without addresses."""
         wrong = [
             "",
             ":",
@@ -331,7 +331,7 @@ class OptionTests(CommandLineTestCase):
         self.refused(run, "--insecure-listen")
 
     def test_unknown_options(self) -> None:
-        """What is no option, or lacks its value, is one sentence."""
+        """An unknown option is one sentence; so is an option without its value."""
         self.refused(self.twistd(self.listen, "--fast"), "fast")
         self.refused(self.twistd(self.listen, "--check-config=yes"), "check-config")
         self.refused(self.twistd(self.listen, "--grace"), "grace")
@@ -356,7 +356,7 @@ class OptionTests(CommandLineTestCase):
         self.assertEqual(tomllib.loads(given.stdout)[LISTEN], [f"unix:{self.socket}"])
 
     def test_every_variable_is_read(self) -> None:
-        """A wrong value of each option's variable is noticed."""
+        """A wrong value in each option's variable is reported."""
         environment = {each.variable: "?" for each in OPTIONS}
         run = self.twistd(environment=environment)
         # To a path any text is right, and what is there is looked at later.
@@ -365,24 +365,24 @@ class OptionTests(CommandLineTestCase):
 
 
 class ListenerTests(CommandLineTestCase):
-    """Where a relay can listen, and what happens when it cannot."""
+    """Listeners, and addresses that cannot be listened on."""
 
-    def test_metrics_on_a_port_in_use(self) -> None:
-        """It is one sentence as well, and nothing that was bound for it stays."""
+    def test_admin_port_in_use(self) -> None:
+        """An admin port in use is one sentence, and no other listener stays open."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             run = self.twistd(self.listen, f"--admin-listen=127.0.0.1:{port}")
         sentence = f"listen on 127.0.0.1:{port}: Address already in use; give --admin-listen"
         self.refused(run, sentence, output=True)
 
-    def test_metrics_for_others(self) -> None:
-        """Beyond this machine they are served only with leave, and then they are."""
+    def test_admin_for_others(self) -> None:
+        """An address beyond this machine needs a permission, and works with it."""
         self.refused(self.twistd(self.listen, "--admin-listen=0.0.0.0:0"), "--admin-allow")
         relay = self.relay("--admin-listen=0.0.0.0:0", "--admin-allow-remote")
         self.assertIn("admin_listening listen=0.0.0.0:", relay.log())
 
     def test_a_port_in_use(self) -> None:
-        """It is one sentence with the reason; what was bound before can be bound again."""
+        """A port in use is one sentence with the reason; the other addresses are free again."""
         first = f"--insecure-listen=unix:{self.directory}/first"
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -393,7 +393,7 @@ class ListenerTests(CommandLineTestCase):
         self.relay(first)
 
     def test_a_daemon_and_a_port_in_use(self) -> None:
-        """A daemon that cannot listen does not start; terminal and log say why in a sentence."""
+        """A daemon that cannot listen does not start; terminal and log have the reason."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             run = self.twistd(
@@ -404,7 +404,7 @@ class ListenerTests(CommandLineTestCase):
         reason = f"Cannot listen on 127.0.0.1:{port}: Address already in use."
         self.assertIn(reason, run.stdout + run.stderr)
         self.assertNotIn("Traceback", run.stdout + run.stderr)
-        # The daemon may still be on its way out when whoever started it has been told.
+        # The daemon may still be exiting when the command that started it has exited.
         log, pidfile = self.directory / "log", self.directory / "pid"
         eventually("the log says why", lambda: reason in log.read_text())
         eventually("the pid is forgotten", lambda: not pidfile.exists())
@@ -412,12 +412,12 @@ class ListenerTests(CommandLineTestCase):
         self.assertNotIn("Traceback", log.read_text(encoding="utf-8"))
 
     def test_a_directory_that_is_not_there(self) -> None:
-        """A UNIX socket that cannot be made is one sentence too."""
+        """A UNIX socket that cannot be created is one sentence."""
         run = self.twistd(f"--insecure-listen=unix:{self.directory}/none/s")
         self.refused(run, "Cannot listen on unix:.*No such file or directory", output=True)
 
     def test_a_unix_socket(self) -> None:
-        """Peers talk through it; it is gone with the relay."""
+        """A UNIX socket carries peers; the relay removes its file at the end."""
         relay = self.relay(listen=f"unix:{self.socket}")
 
         async def scenario() -> None:
@@ -439,7 +439,7 @@ class ListenerTests(CommandLineTestCase):
         self.assertFalse(self.socket.exists())
 
     def test_several_addresses(self) -> None:
-        """A relay on several addresses is one relay: peers of one meet those of another."""
+        """Peers of one address reach those of another: the relay is one."""
         relay = self.relay("--insecure-listen=127.0.0.1:0", f"--insecure-listen=unix:{self.socket}")
         first, second, third = relay.addresses()
         self.assertEqual(third, str(self.socket))
@@ -454,7 +454,7 @@ class ListenerTests(CommandLineTestCase):
         self.perform(scenario())
 
     def test_addresses_of_the_environment(self) -> None:
-        """The variable's addresses, with spaces between them, are listened on."""
+        """The variable's addresses are separated by spaces."""
         addresses = f"127.0.0.1:0 unix:{self.socket}"
         environment = {"PYRYCODE_RELAY_INSECURE_LISTEN": addresses}
         relay = self.relay(listen=None, environment=environment)
@@ -462,7 +462,7 @@ class ListenerTests(CommandLineTestCase):
         self.assertEqual(fetch(str(self.socket), "/readyz")[0], 200)
 
     def test_every_interface(self) -> None:
-        """``:0`` is a port of the system's choice, over IPv4 and over IPv6."""
+        """``:0`` is a port that the system chooses, over IPv4 and IPv6."""
         needs.ipv6()
         relay = self.relay(listen=":0")
         self.assertEqual(fetch(("127.0.0.1", relay.port), "/readyz")[0], 200)
@@ -484,7 +484,7 @@ class ListenerTests(CommandLineTestCase):
         self.assertEqual(relay.health()["status"], "ok")
 
     def test_a_socket_of_systemd(self) -> None:
-        """A listening socket that the service manager passes on is served."""
+        """The relay serves a listening socket that the service manager passes on."""
         launcher = (
             "import os, sys\n"
             "os.dup2(int(sys.argv[1]), 3)\n"
@@ -504,7 +504,7 @@ class ListenerTests(CommandLineTestCase):
             self.assertEqual(peer.ending(), (4404, "no server with that id"))
 
     def test_no_socket_of_systemd(self) -> None:
-        """Without a socket to take over it is one sentence."""
+        """A socket that was not passed on is one sentence."""
         run = self.twistd("--insecure-listen=systemd:domain=INET:index=0")
         why = "systemd:domain=INET:index=0.* for a socket that systemd passes to this process"
         self.refused(run, why, output=True)
@@ -514,7 +514,7 @@ class ProcessTests(CommandLineTestCase):
     """Logs in files, and daemons."""
 
     def test_a_log_file(self) -> None:
-        """``--logfile`` has the log, all of it JSON, and SIGUSR1 rotates it."""
+        """``--logfile`` receives the log, all of it JSON, and SIGUSR1 rotates it."""
         logfile = self.directory / "relay.log"
         relay = self.relay("--log-format=json", logfile=logfile)
         relay.signal(signal.SIGUSR1)
@@ -530,7 +530,7 @@ class ProcessTests(CommandLineTestCase):
         self.assertEqual(relay.output() + relay.errors(), "")
 
     def test_quiet_levels(self) -> None:
-        """At ``--log-level=warn`` a run without incident writes nothing."""
+        """At ``--log-level=warn`` an uneventful run writes nothing."""
         logfile = self.directory / "relay.log"
         relay = Relay(self.directory, [self.listen, "--log-level=warn"], logfile=logfile)
         self.addCleanup(relay.kill)
@@ -545,7 +545,7 @@ class ProcessTests(CommandLineTestCase):
         return False
 
     def test_a_daemon(self) -> None:
-        """Without ``-n`` it goes to the background, serves, and ends on SIGTERM without a trace."""
+        """Without ``-n`` the relay is a daemon; SIGTERM ends it, its pid file and its socket."""
         pidfile, logfile = self.directory / "relay.pid", self.directory / "relay.log"
         run = self.twistd(self.listen, twistd=(f"--pidfile={pidfile}", f"--logfile={logfile}"))
         self.assertEqual((run.returncode, run.stdout, run.stderr), (0, "", ""))
@@ -560,7 +560,7 @@ class ProcessTests(CommandLineTestCase):
         self.assertEqual(events, ["starting", "draining", "drained"])
 
     def ended(self, pid: int) -> bool:
-        """Whether a process that is not our child has ended; nobody may have taken note of it."""
+        """Whether a process that is not a child has ended, or is a zombie."""
         try:
             status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         except (FileNotFoundError, ProcessLookupError):
@@ -568,6 +568,6 @@ class ProcessTests(CommandLineTestCase):
         return status.rpartition(")")[2].split()[0] == "Z"
 
     def end(self, pid: int) -> None:
-        """Kill a daemon that is still there."""
+        """Kill the daemon if it still runs."""
         if not self.ended(pid):
             os.kill(pid, signal.SIGKILL)

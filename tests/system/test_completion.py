@@ -1,4 +1,4 @@
-"""Completion in a shell: what zsh, through Twisted's own mechanism, is told to offer."""
+"""Completion in zsh, by Twisted's mechanism."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ local output
 output=$("$@" --_shell-completion zsh:$#) || exit 1
 eval "$output"
 """
-"""What zsh's own function for Twisted's commands does, but to print what it would offer."""
+"""As zsh's own function for Twisted's commands, but it prints the offers."""
 
 
 class CompletionTests(SystemTestCase):
     def offered(self, *words: str) -> list[str]:
-        """Return what zsh makes of the script for a command line, one action each."""
+        """Return the actions that zsh gets from the script for a command line."""
         zsh = needs.program("zsh")
         script = self.directory / "offers"
         script.write_text(f'f() {{{_OFFERS}}}\nf {TWISTD} "$@"\nexit 0\n', encoding="utf-8")
@@ -27,7 +27,7 @@ class CompletionTests(SystemTestCase):
         return child.output().splitlines()
 
     def test_each_option(self) -> None:
-        """Every option is offered, with a word on what it is, as often as it can be given."""
+        """Every option is offered with a description, as often as it may be given."""
         offered = self.offered("pyrycode-relay", "--")
         for option in OPTIONS:
             often = "*" if option.many else ""
@@ -37,7 +37,7 @@ class CompletionTests(SystemTestCase):
             self.assertGreater(len(line), len(start) + 10)
 
     def test_values(self) -> None:
-        """Behind an option stand its words, files or hosts, if it takes such, and nothing else."""
+        """The value of an option is offered as its words, files or hosts, if it takes any."""
         offered = self.offered("pyrycode-relay", "--")
         for option in OPTIONS:
             if option.is_switch:
@@ -53,13 +53,13 @@ class CompletionTests(SystemTestCase):
                 self.assertEqual(action, "_hosts" if option.kind is DOMAIN else "")
 
     def test_words_are_values(self) -> None:
-        """What is offered as a value is one."""
+        """Every word that is offered is a value."""
         for option in OPTIONS:
             for word in option.kind.words:
                 self.assertEqual(option.kind.show(option.kind.parse(word)), word)
 
     def test_the_command(self) -> None:
-        """The relay is offered among twistd's commands."""
+        """twistd's commands include the relay."""
         child = self.child(TWISTD, "pyry", "--_shell-completion", "zsh:2")
         self.assertEqual(child.wait(), 0)
         self.assertIn('"pyrycode-relay:', child.output())

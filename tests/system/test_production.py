@@ -1,4 +1,4 @@
-"""``--production``: what a relay on the open internet must not have ends it, with the fix."""
+"""``--production``: an unsafe relay does not start, and the sentence has the fix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = "--production does not run as root; "
 
 
 class ProductionTests(CommandLineTestCase):
-    """Starts as root, whose power has to be gone when the relay serves."""
+    """Starts as root; its privileges must be gone before the relay serves."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -30,21 +30,21 @@ class ProductionTests(CommandLineTestCase):
         self.directory.chmod(0o777)
 
     def test_root(self) -> None:
-        """Root is refused, however it is asked for, and nothing is left listening."""
+        """Root is refused, in every way of asking for it, and no listener stays open."""
         self.refused(self.twistd(self.listen, "--production"), ROOT, output=True)
         environment = {"PYRYCODE_RELAY_PRODUCTION": "1"}
         self.refused(self.twistd(self.listen, environment=environment), ROOT, output=True)
         self.assertFalse(self.socket.exists())
 
     def test_way_back(self) -> None:
-        """Root in all but name, which could become root again, is refused."""
+        """A process that could become root again is refused."""
         run = self.twistd(
             self.listen, "--production", twistd=("--pidfile=", "-n", f"--uid={NOBODY}", "--euid")
         )
         self.refused(run, ROOT, output=True)
 
     def test_a_daemon(self) -> None:
-        """A daemon does not start either; terminal and log say why."""
+        """A daemon does not start either; terminal and log have the reason."""
         run = self.twistd(self.listen, "--production", twistd=("--pidfile=pid", "--logfile=log"))
         self.assertNotEqual(run.returncode, 0)
         self.assertIn("does not run as root", run.stdout + run.stderr)
@@ -53,7 +53,7 @@ class ProductionTests(CommandLineTestCase):
         self.assertNotIn("Traceback", run.stdout + run.stderr + log.read_text(encoding="utf-8"))
 
     def test_capabilities(self) -> None:
-        """A user without root's name but with some of its power is refused."""
+        """Another user with a capability of root is refused."""
         # Just this one, because the test's Python may lie where not everybody may read.
         keep = "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"
         run = self.child(
@@ -68,7 +68,7 @@ class ProductionTests(CommandLineTestCase):
         )
 
     def test_given_up(self) -> None:
-        """Root that twistd gives up in time is fine; the relay serves, and is nobody."""
+        """Starting as root is allowed if twistd changes the user; the relay runs as nobody."""
         relay = self.relay(
             *("--production", "--admin-listen="),
             launcher=(sys.executable, "-c", _UNPRIVILEGED),
@@ -87,10 +87,10 @@ _UNPRIVILEGED = (
 
 
 class ExposureTests(CommandLineTestCase):
-    """What is served in the clear."""
+    """Addresses that serve plain WebSockets."""
 
     def exposed(self, addresses: Sequence[str], *more: str) -> None:
-        """See that addresses are refused."""
+        """Check that these addresses are refused."""
         run = self.twistd(
             *(f"--insecure-listen={each}" for each in addresses), "--production", *more
         )
@@ -101,11 +101,11 @@ class ExposureTests(CommandLineTestCase):
         self.exposed([":8080", "0.0.0.0:8080", "[::]:8080", "tcp:8080", "192.0.2.1:80"])
 
     def test_check_config(self) -> None:
-        """``--check-config`` says so too."""
+        """``--check-config`` reports them too."""
         self.exposed(["0.0.0.0:8080"], "--check-config")
 
     def test_a_socket_of_systemd(self) -> None:
-        """A socket that was handed over is looked at too."""
+        """A socket that a service manager passes on is checked too."""
         launcher = (
             "import os, sys\n"
             "os.dup2(int(sys.argv[1]), 3)\n"
@@ -126,6 +126,6 @@ class ExposureTests(CommandLineTestCase):
         self.assertNotIn("Traceback", run.output() + run.errors())
 
     def test_without(self) -> None:
-        """Without ``--production`` it is the operator's own business."""
+        """Without ``--production`` every address is allowed."""
         relay = self.relay(listen=":0")
         self.assertEqual(relay.stop(signal.SIGINT), 0)

@@ -449,7 +449,7 @@ class FileTests(SettingsCase):
         self.assertEqual((limits.upgrade_rate, settings.production), (0.5, False))
 
     def test_one_of_many(self) -> None:
-        """One of several values needs no list; an empty list is none."""
+        """A single value needs no list; an empty list sets no value."""
         self.assertEqual(self.from_file('insecure-listen = ":80"').insecure_listen, (":80",))
         self.assertIn("Nothing to listen on", self.wrong("insecure-listen = []"))
 
