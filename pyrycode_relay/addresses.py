@@ -1,8 +1,8 @@
-"""Addresses as text: which are trusted, who stands behind a proxy, whom a limit counts as one.
+"""Addresses as text: their canonical form, trusted proxies, the real caller, and limits' keys.
 
-Sources: RFC 7239 for ``Forwarded``; ``X-Forwarded-For`` has none, so it is read as proxies write
-it. What such a header says is only as good as who wrote it: every proxy appends the address that
-it was called from, and what stands left of that anybody may have made up.
+Sources: RFC 7239 for ``Forwarded``. ``X-Forwarded-For`` has no standard, so it is read as proxies
+write it. Every proxy appends its peer's address. Anything to the left of that may be forged, so
+only entries that trusted proxies appended are believed.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, TypeAlias
 
 UNIX: Final = "unix"
-"""What stands for an address where a connection came over a UNIX socket."""
+"""Replaces the address of a peer on a UNIX socket."""
 
 Source: TypeAlias = IPv4Network | IPv6Network | str
-"""Where a connection may come from: a network, or `UNIX`."""
+"""A source of connections: a network, or `UNIX`."""
 
 _MAX_ADDRESS: Final = 45
-"""Characters of the longest IP address, an IPv6 one that ends in an IPv4 one."""
+"""Characters of the longest IP address: IPv6 with an IPv4 address at its end."""
 _MAX_HOPS: Final = 20
-"""Elements of a chain that are looked at: more proxies in a row than anybody runs."""
+"""Elements of a chain that are read: more than any real chain of proxies has."""
 _MAX_ELEMENT: Final = 1024
-"""Characters of one element of ``Forwarded``: above four host names, and soon parsed."""
+"""Characters of one element of ``Forwarded``: more than four host names, and quick to parse."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
-_GROUP: Final = ~((1 << 64) - 1)
-"""Mask of what a limit looks at in an IPv6 address: one customer has a /64 at least."""
+_LIMIT_MASK: Final = ~((1 << 64) - 1)
+"""Mask of an IPv6 address for limits: one customer has at least a /64."""
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR: Final = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")'
@@ -39,11 +39,11 @@ _NODE: Final = re.compile(rf"\[(?P<v6>[0-9A-Fa-f:.]+)\]{_PORT}|(?P<v4>[0-9.]+){_
 
 
 class _MalformedError(ValueError):
-    """A chain that does not say who called."""
+    """A chain of proxies that does not identify the caller."""
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address:
-    """Return an address; IPv4 in IPv6 clothes comes as IPv4. Raises `ValueError`."""
+    """Return an address, an IPv4-mapped IPv6 address as IPv4. Raises `ValueError`."""
     if len(text) > _MAX_ADDRESS or "%" in text:
         raise ValueError
     address = ip_address(text)
@@ -51,10 +51,10 @@ def _parse(text: str) -> IPv4Address | IPv6Address:
 
 
 def canonical(host: str) -> str:
-    """Return an address in its one spelling: ``::ffff:192.0.2.1`` is ``192.0.2.1``.
+    """Return an address in its canonical form: ``::ffff:192.0.2.1`` becomes ``192.0.2.1``.
 
-    The zone of a link-local address goes, which says something on this machine only. What is no
-    IP address comes back as it is.
+    The zone of a link-local address is removed, because it has a meaning only on this machine. Text
+    that is not an IP address is returned unchanged.
     """
     try:
         return str(_parse(host.partition("%")[0]))
@@ -63,13 +63,13 @@ def canonical(host: str) -> str:
 
 
 def remote_address(peer: object) -> str:
-    """Return the address of a transport's peer, without its port, canonical; or `UNIX`."""
+    """Return the canonical address of a transport's peer, without its port, or `UNIX`."""
     host = getattr(peer, "host", None)
     return UNIX if host is None else canonical(str(host))
 
 
 def limit_key(address: str) -> str:
-    """Return whom limits count the caller from ``address`` as: an IPv6 one as its /64."""
+    """Return the key under which limits count ``address``: for IPv6, its /64."""
     if ":" not in address:
         return address
     try:
@@ -78,14 +78,14 @@ def limit_key(address: str) -> str:
         return address
     if isinstance(parsed, IPv4Address):
         return str(parsed)
-    return f"{IPv6Address(int(parsed) & _GROUP)}/64"
+    return f"{IPv6Address(int(parsed) & _LIMIT_MASK)}/64"
 
 
 def source(text: str) -> Source:
-    """Return a network in CIDR notation, a single address, or `UNIX`, read from ``text``.
+    """Parse a network in CIDR notation, a single address, or `UNIX`.
 
-    Raises `ValueError` for anything else, and for a network with bits set behind its prefix,
-    which is more often a typing error than meant.
+    Raises `ValueError` for anything else, and for a network with bits set beyond its prefix, which
+    is most likely a typing error.
     """
     if text == UNIX:
         return UNIX
@@ -99,14 +99,14 @@ def source(text: str) -> Source:
 
 
 class Trusted:
-    """The sources whose word on a caller's address is taken; ``address in trusted`` asks."""
+    """The proxies whose headers are believed; test with ``address in trusted``."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._networks = [each for each in sources if not isinstance(each, str)]
         self._unix = UNIX in sources
 
     def __contains__(self, address: str) -> bool:
-        """Whether ``address``, in its canonical spelling or `UNIX`, is one of them."""
+        """Whether ``address``, which is canonical or `UNIX`, belongs to a trusted proxy."""
         if address == UNIX:
             return self._unix
         if not self._networks:
@@ -121,17 +121,22 @@ class Trusted:
 def caller(
     peer: str, trusted: Trusted, forwarded_for: Sequence[bytes], forwarded: Sequence[bytes]
 ) -> str:
-    """Return the address of whoever sent a request, canonical.
+    """Return the canonical address of a request's caller.
 
-    ``peer`` is the connection's own address, or `UNIX`. ``forwarded_for`` and ``forwarded`` are
-    the values of the headers ``X-Forwarded-For`` and ``Forwarded``, a line each. From a trusted
-    peer their chain is walked from the right, past every trusted hop: the first that is not is
-    the caller, and what stands left of it is not looked at. Where all are trusted, it is the
-    leftmost.
+    If ``peer`` is trusted, the proxies' chain is read from the right, and the first address that is
+    not trusted is the caller. Entries further left are ignored. If all addresses are trusted, the
+    leftmost is the caller.
 
-    A chain that is malformed where it is looked at, hides an address there, or is too long gives
-    ``peer``. So do two headers that give different answers: a proxy writes one of them and lets
-    the other through as the caller sent it, and nothing here says which.
+    The caller is ``peer`` if the part of the chain that is read is malformed, hides an address or
+    is too long. It is also ``peer`` if the two headers lead to different callers: a proxy writes
+    only one of them and passes the other on unchanged, and the relay cannot know which.
+
+    Args:
+        peer: The address of the connection itself, or `UNIX`.
+        trusted: The proxies whose headers are believed.
+        forwarded_for: Values of the header ``X-Forwarded-For``, one for each header line.
+        forwarded: Values of the header ``Forwarded``, one for each header line.
+
     """
     if not (forwarded_for or forwarded) or peer not in trusted:
         return peer
@@ -147,7 +152,7 @@ def caller(
 
 
 def _walk(peer: str, trusted: Trusted, nodes: Iterator[str]) -> str:
-    """Return the first address that is not trusted, or else the last of all."""
+    """Return the first address that is not trusted, or the last if all are trusted."""
     address = peer
     for node in nodes:
         address = _node_address(node)
@@ -157,7 +162,7 @@ def _walk(peer: str, trusted: Trusted, nodes: Iterator[str]) -> str:
 
 
 def _node_address(node: str) -> str:
-    """Return the address in a node, which may have a port (RFC 7239, section 6)."""
+    """Return the address of a node, which may have a port (RFC 7239, section 6)."""
     match = _NODE.fullmatch(node)
     try:
         return str(_parse((match["v6"] or match["v4"]) if match else node))
@@ -166,18 +171,18 @@ def _node_address(node: str) -> str:
 
 
 def _plain_nodes(text: str) -> Iterator[str]:
-    """Yield the nodes of ``X-Forwarded-For``, from the right; what is too much as one."""
+    """Yield the nodes of ``X-Forwarded-For``, from the right; any excess is one last node."""
     for element in reversed(text.rsplit(",", _MAX_HOPS - 1)):
         node = element.strip(" \t")
-        if node:  # RFC 9110, section 5.6.1: an empty element of a list is none.
+        if node:  # RFC 9110, section 5.6.1: empty elements of a list do not count.
             yield node
 
 
 def _forwarded_nodes(text: str) -> Iterator[str]:
     """Yield the nodes of ``Forwarded``, from the right (RFC 7239, section 4).
 
-    An element is the shortest end of what is left that is one by itself, so that a quote left
-    open by the caller cannot swallow what proxies have appended.
+    Each element is the shortest valid one at the right end of the remaining text. A quote that the
+    caller left open therefore cannot swallow the elements that proxies appended.
     """
     element = ""
     for piece in reversed(text.rsplit(",", _MAX_HOPS - 1)):
@@ -192,7 +197,7 @@ def _forwarded_nodes(text: str) -> Iterator[str]:
 
 
 def _node_of(element: str) -> str:
-    """Return what an element of ``Forwarded`` says it is for."""
+    """Return the value of ``for`` in an element of ``Forwarded``."""
     values = [value for name, value in _PAIRS.findall(element) if name.lower() == "for"]
     if len(values) != 1:
         raise _MalformedError

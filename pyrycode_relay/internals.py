@@ -1,7 +1,7 @@
-"""The private and undocumented names of libraries that the relay uses, all in one table.
+"""The libraries' private and undocumented names that the relay uses, all in one table.
 
-A library may change such a name in any release. The relay looks for each of them when it starts,
-and a test looks for those that are used and not listed.
+A library may change such a name in any release. The relay checks each name when it starts. A test
+finds names that are used but not listed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Internal:
         )
 
     def problem(self) -> str:
-        """Return the sentence that says what is missing, and what to do."""
+        """Return a sentence about the missing name and the fix."""
         place = self.owner or self.module
         return (
             f"{self.library} {metadata.version(self.library)} has no {place}.{self.name}, used by "
@@ -52,7 +52,7 @@ def _set_on_instances(owner: type, name: str) -> Iterator[str]:
     """Yield ``name`` if a method of ``owner`` sets it on an object."""
     for base in owner.__mro__:
         for function in vars(base).values():
-            # Disassembling is slow, and nearly no function has the name.
+            # Disassembling is slow, so skip functions that do not use the name.
             if isinstance(function, FunctionType) and name in function.__code__.co_names:
                 for step in dis.get_instructions(function):
                     if step.opname == "STORE_ATTR" and step.argval == name:
@@ -131,9 +131,13 @@ INTERNALS: Final = (
 
 
 def problems(internals: Iterable[Internal] | None = None, *, load: bool = False) -> Iterator[str]:
-    """Yield a sentence for each name that its library lacks; by default, of the whole table.
+    """Yield a sentence for each name that its library lacks.
 
-    A library that is not loaded is not in use. Its names are skipped, unless ``load`` is true.
+    Args:
+        internals: The names to check; by default the whole table.
+        load: Whether to import a library that is not loaded. By default its names are skipped,
+            because the relay does not use it.
+
     """
     for each in INTERNALS if internals is None else internals:
         module = import_module(each.module) if load else sys.modules.get(each.module)

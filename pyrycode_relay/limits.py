@@ -1,4 +1,4 @@
-"""Every number that bounds something."""
+"""The relay's limits and their defaults."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ ITEM_COST: Final = 64
 """Bytes charged for each queued item in addition to its length: roughly what an object costs."""
 
 ENVELOPE_ALLOWANCE: Final = 4096
-"""Bytes that a binary's message may have beyond ``max_message_bytes``: the envelope.
+"""Bytes for the envelope: a binary's message may exceed ``max_message_bytes`` by this many.
 
-With a 256-byte server-id of which each byte is escaped, a ``conn_id`` has less than 2,000 bytes."""
+A ``conn_id`` has fewer than 2,000 bytes, even with a server-id of 256 bytes that are all escaped.
+"""
 
 
 class OnReclaim(enum.Enum):
@@ -24,7 +25,7 @@ class OnReclaim(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The relay's numbers and their defaults; ``--help`` explains each. Times are in seconds."""
+    """The relay's limits; ``--help`` explains each. Times are in seconds."""
 
     grace: float = 30.0
     on_reclaim: OnReclaim = OnReclaim.EVICT

@@ -1,7 +1,7 @@
-"""Plain integers, counted where things happen and read by whoever wants to know.
+"""Plain numbers that connections count, and the metrics read.
 
-Counting is an addition and nothing else, so that it may stand on a frame's way; what the numbers
-are called outside, and how they are shown, is the metrics' business.
+Counting is a single addition, cheap enough for every frame. The metrics choose the names under
+which the numbers are exported.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from bisect import bisect_left
 from typing import Final, NamedTuple
 
 ROUND_TRIPS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of a ping's round trip, in seconds: from the same machine to the time-out."""
+"""Upper bounds of a ping's round trip, in seconds: from the same machine up to the time-out."""
 
 UPGRADES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""Upper bounds of an upgrade's duration, in seconds: from loopback to the header time-out."""
+"""Upper bounds of an upgrade's duration, in seconds: from loopback up to the header time-out."""
 
 
 class Histogram:
-    """How often a value was at most each of ``bounds``, and, last, how often above them all."""
+    """Counts of values by bucket.
+
+    Each bucket is for values up to one of ``bounds``, inclusive; the last is for all above.
+    """
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -27,13 +30,13 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count ``value`` in the one bucket that it belongs to."""
+        """Count ``value`` in its bucket."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
 
 class Pauses:
-    """How often sockets were not read, how many are not, and for how long altogether."""
+    """Pauses in reading sockets: how many began, how many are under way, and their total time."""
 
     __slots__ = ("_balance", "_shown", "begun", "under_way")
 
@@ -44,28 +47,28 @@ class Pauses:
         self._shown = 0.0
 
     def begin(self, now: float) -> None:
-        """Note that the reading of a socket has stopped."""
+        """Count a socket that is no longer read."""
         self.begun += 1
         self.under_way += 1
         self._balance -= now
 
     def end(self, now: float) -> None:
-        """Note that one of those sockets is read again."""
+        """Count a socket that is read again."""
         self.under_way -= 1
         self._balance += now
 
     def seconds(self, now: float) -> float:
-        """Return the sum of all pauses, those under way up to ``now``.
+        """Return the total time of all pauses, in seconds, counting those under way until ``now``.
 
-        It never goes down, as a rounded sum of large times could by a hair, for a counter that
-        goes down is one that has started anew.
+        The result never decreases, because Prometheus takes a counter that decreases for one that
+        was reset. Without the maximum, rounding could make it slightly smaller.
         """
         self._shown = max(self._shown, self._balance + self.under_way * now)
         return self._shown
 
 
 class LegTally:
-    """What is counted of the connections of one kind: of binaries, or of phones."""
+    """Counts for one leg: the binaries, or the phones."""
 
     __slots__ = ("pauses", "round_trips", "upgrades")
 
@@ -78,14 +81,14 @@ class LegTally:
 
 
 FRAME: Final = 1 << 64
-"""A frame, in a number that counts frames from this bit up and their bytes below it.
+"""One frame, in a number that holds a count of frames from this bit up and their bytes below.
 
-One number for both is one addition for a frame, and one place in memory to go to.
+One number for both means one addition per frame, and one cache line.
 """
 
 
 class Traffic(NamedTuple):
-    """Frames that came from phones and that went to them, and their bytes."""
+    """Frames and bytes from phones (in) and to phones (out)."""
 
     frames_in: int = 0
     bytes_in: int = 0
@@ -94,23 +97,24 @@ class Traffic(NamedTuple):
 
 
 class PhoneTally(LegTally):
-    """What is counted of phones: besides, what has come from them and gone to them."""
+    """Counts for phones, which also include their frames and bytes."""
 
     __slots__ = ("received", "sent")
 
     def __init__(self) -> None:
         super().__init__()
         self.received = 0
-        """In units of a `FRAME` and of a byte, as is `sent`."""
+        """Frames and bytes from phones, packed into one number; see `FRAME`."""
         self.sent = 0
+        """Frames and bytes to phones, packed likewise."""
 
     def traffic(self) -> Traffic:
-        """Return the traffic of all phones there ever were."""
+        """Return the traffic of all phones since the start."""
         return Traffic(*divmod(self.received, FRAME), *divmod(self.sent, FRAME))
 
 
 class Tally:
-    """Everything that is counted without an event to tell of it."""
+    """All counts that no event reports."""
 
     __slots__ = ("binaries", "phones")
 

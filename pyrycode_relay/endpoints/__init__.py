@@ -1,1 +1,1 @@
-"""The two legs: what a binary's and a phone's connection do with the registry."""
+"""The endpoints: a binary's and a phone's connection, and their use of the registry."""

@@ -1,4 +1,4 @@
-"""``/v1/server`` and ``/v2/server``: a binary claims its server-id and speaks in envelopes.
+"""``/v1/server`` and ``/v2/server``: a binary claims its server-id and exchanges envelopes.
 
 Gate, claim, envelopes in, release. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
 """
@@ -58,7 +58,7 @@ class BinaryProtocol(RelayProtocol):
         return self.factory.context
 
     def onConnect(self, request: ConnectionRequest) -> None:
-        """Let the request pass the header gate, or raise ``ConnectionDeny(400)``."""
+        """Check the request at the header gate. Raises ``ConnectionDeny(400)``."""
         try:
             header_gate.gate_binary(request.headers)
         except header_gate.HeaderError as error:
@@ -71,7 +71,7 @@ class BinaryProtocol(RelayProtocol):
         Deferred.fromCoroutine(self._claim())
 
     async def _claim(self) -> None:
-        """Claim the server-id, which may have to wait; serve, or close with 4409."""
+        """Claim the server-id, if necessary after a probe; then serve, or close with 4409."""
         try:
             claim = await self.factory.contests.claim(self.server_id, self)
             if isinstance(claim, Claimed):
@@ -87,7 +87,7 @@ class BinaryProtocol(RelayProtocol):
         return self.stage is Stage.SERVING
 
     def hold_messages(self) -> None:
-        """Keep what the binary sends until its claim is decided."""
+        """Hold what the binary sends until its claim is decided."""
         if self._early is None:
             group = self.factory.group
             self._early = PendingFrames(self._limits.hold_bytes, group, self.reject_claim)
@@ -132,14 +132,14 @@ class BinaryProtocol(RelayProtocol):
         self.resume_reading()
 
     def drained(self) -> None:
-        """Hand over what waited while this binary was slow."""
+        """Deliver the frames that were held while this binary was slow."""
         if self.slot is not None:
             self.slot.drain()
         if self._closing_cause is not None:
             self.close_when_drained(self._closing_cause)
 
     def close_when_drained(self, cause: EndCause) -> None:
-        """Close the connection once everything that waits for this binary has been handed over."""
+        """Close the connection after all frames held for this binary have been delivered."""
         if self.slot is not None and self.slot.waiting:
             self._closing_cause = cause
         else:
@@ -149,7 +149,7 @@ class BinaryProtocol(RelayProtocol):
         """Carry out an envelope. A malformed one is logged and dropped; the binary stays."""
         slot = self.slot
         if slot is None:
-            self._keep_for_later(payload)
+            self._hold(payload)
             return
         try:
             envelope = unwrap(payload)
@@ -165,8 +165,8 @@ class BinaryProtocol(RelayProtocol):
             return
         self._forward(phone, envelope)
 
-    def _keep_for_later(self, message: bytes) -> None:
-        """Keep a message until the claim is decided; over the budget stop reading."""
+    def _hold(self, message: bytes) -> None:
+        """Hold a message until the claim is decided. If the budget is full, stop reading."""
         early = self._early
         if early is not None:
             early.push(message)

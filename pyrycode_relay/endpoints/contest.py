@@ -1,4 +1,4 @@
-"""Claims that meet an incumbent: one probe decides for every binary that waits.
+"""Conflicting claims: one probe of the incumbent decides for every newcomer.
 
 Source: "Registry" in ``docs/protocol.md``. A live binary is never displaced.
 """
@@ -22,11 +22,11 @@ class Newcomer(BinaryLeg, Protocol):
         """Whether the connection is still open."""
 
     def hold_messages(self) -> None:
-        """Keep what the binary sends until its claim is decided."""
+        """Hold what the binary sends until its claim is decided."""
 
 
 class Verdict(enum.Enum):
-    """What a probe of the incumbent means for a newcomer."""
+    """The outcome of an incumbent's probe for one newcomer."""
 
     TAKE_OVER = enum.auto()
     """The incumbent is dead, and this newcomer came first."""
@@ -37,10 +37,10 @@ class Verdict(enum.Enum):
 
 
 class Contests:
-    """The claims of one relay, and the newcomers that wait for an incumbent's answer."""
+    """The claims of one relay, and the newcomers that wait for an incumbent's probe."""
 
     max_waiting: ClassVar = 16
-    """Newcomers that may wait for one incumbent; it bounds what a known server-id ties up."""
+    """Maximum newcomers for one incumbent: an attacker who knows a server-id cannot tie up more."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -49,7 +49,7 @@ class Contests:
     async def claim(self, server_id: str, newcomer: Newcomer) -> Claimed | Verdict:
         """Claim ``server_id`` for ``newcomer``; probe the incumbent if there is one.
 
-        Returns the claim, or why there is none.
+        Returns the claim, or the verdict if the claim failed.
         """
         claim = self._registry.claim(server_id, newcomer)
         while isinstance(claim, Conflict):
@@ -73,7 +73,7 @@ class Contests:
         return verdict
 
     def _decide(self, incumbent: BinaryLeg, alive: bool) -> None:
-        """Tell the newcomers in the order in which they came."""
+        """Give each newcomer its verdict, in the order in which they came."""
         taken = alive
         verdicts: list[tuple[Deferred[Verdict], Verdict]] = []
         for newcomer, deferred in self._waiting.pop(incumbent):

@@ -1,4 +1,4 @@
-"""What the two endpoints share: clock, limits, registry, memory budget, counts."""
+"""The state that both endpoints share: clock, limits, registry, memory budget, counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from pyrycode_relay.websocket.poller import Poller
 
 
 class RelayContext:
-    """The state of one relay, and what its connections need to take part in it.
+    """The state of one relay, and the services that its connections use.
 
-    ``clock`` runs all timers, ``observer`` is told of events, ``random`` spreads what must not
-    happen all at once, ``poller`` serves the sockets.
+    Args:
+        clock: Runs all timers.
+        limits: The relay's limits.
+        observer: Receives events.
+        random: Spreads actions that must not happen all at once.
+        poller: Watches the sockets.
+
     """
 
     def __init__(

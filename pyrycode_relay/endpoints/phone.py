@@ -1,4 +1,4 @@
-"""``/v1/client`` and ``/v2/client``: a phone is registered with a server-id and sends frames.
+"""``/v1/client`` and ``/v2/client``: a phone registers with a server-id and exchanges frames.
 
 Gate, register, frames in, unregister. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
 """
@@ -46,16 +46,16 @@ class PhoneProtocol(RelayProtocol):
         self.server_id = ""
         self.since = 0.0
         self.traffic = 0
-        """Frames in both directions, in units of a `FRAME` and of a byte."""
+        """Frames and bytes in both directions, packed into one number; see `FRAME`."""
 
     @property
     def _context(self) -> RelayContext:
         return self.factory.context
 
     def onConnect(self, request: ConnectionRequest) -> None:
-        """Let the request pass the header gate, or raise ``ConnectionDeny(400)``.
+        """Check the request at the header gate. Raises ``ConnectionDeny(400)``.
 
-        The token is looked for and left behind: nothing here takes its value.
+        The gate checks that a token is present. Its value is not kept.
         """
         try:
             self.factory.gate(request.headers)
@@ -64,7 +64,7 @@ class PhoneProtocol(RelayProtocol):
         self.server_id = header_gate.server_id(request.headers)
 
     def opened(self) -> None:
-        """Register with the server-id, or tell the phone why not by a close frame."""
+        """Register with the server-id, or close the phone with the refusal's cause."""
         context = self._context
         outcome = context.registry.register(self.server_id, self)
         if isinstance(outcome, Refusal):
@@ -82,10 +82,10 @@ class PhoneProtocol(RelayProtocol):
         )
 
     def message(self, payload: bytes) -> None:
-        """Send a message that is one JSON value on to the binary; close the phone otherwise."""
+        """Forward a message to the binary. Close the phone if it is not one JSON value."""
         phone = self.phone
         if phone is None or phone.close_requested:
-            # Its binary is done with this phone; only the close frame is still to go out.
+            # The binary has asked for the phone's close, so its messages are dropped.
             return
         if not is_json(payload):
             self._context.observer.saw(
@@ -103,7 +103,7 @@ class PhoneProtocol(RelayProtocol):
         phone.send(payload)
 
     def deliver(self, frame: Payload) -> bool:
-        """Send a frame from the binary to the phone, now or after what is queued."""
+        """Send a frame from the binary to the phone, now or after the queued frames."""
         counted = FRAME + len(frame)
         self.traffic += counted
         self.factory.tally.sent += counted
@@ -113,7 +113,7 @@ class PhoneProtocol(RelayProtocol):
         return super().deliver(frame)
 
     def ended(self, close_code: int, cause: EndCause) -> None:
-        """Give the place up, and tell the log of the finished session."""
+        """Unregister the phone and log its session."""
         context = self._context
         context.observer.saw(
             Event.PHONE_CLOSED,
@@ -140,7 +140,7 @@ class PhoneProtocol(RelayProtocol):
 
 
 class PhoneFactory(RelayFactory[PhoneProtocol]):
-    """Makes phones' connections; ``gate`` is what their version of the protocol asks for."""
+    """Makes phones' connections; ``gate`` is the header gate of their protocol version."""
 
     tally: PhoneTally
 

@@ -11,14 +11,14 @@ from typing import Final, NamedTuple
 
 
 class Close(NamedTuple):
-    """What a close frame says: a status code (RFC 6455, section 7.4) and a reason."""
+    """The content of a close frame: a status code (RFC 6455, section 7.4) and a reason."""
 
     code: int
     reason: str
 
 
 class Initiator(enum.Enum):
-    """Who ended a connection; the value is the metric label."""
+    """The party that ended a connection; the value is the metric label."""
 
     RELAY = "relay"
     PEER = "peer"
@@ -99,7 +99,7 @@ class EndCause(enum.Enum):
 
 
 class Refusal(enum.Enum):
-    """Why a phone gets no place, and the cause with which its connection ends."""
+    """Why a phone cannot be registered; the value is the cause of its close."""
 
     NO_SERVER = EndCause.NO_SERVER
     AT_CAP = EndCause.AT_CAP
@@ -121,19 +121,19 @@ MIN_DIRECTIVE: Final = 1
 MAX_DIRECTIVE: Final = 65535
 """A close directive's code is a 16-bit number; anything else is a malformed envelope."""
 
-# RFC 6455, section 7.4, and the IANA registry: what may stand in a close frame.
+# Codes that are legal in a close frame by RFC 6455, section 7.4, and the IANA registry.
 _LEGAL_REGISTERED: Final = frozenset(
     {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 )
 
 KNOWN: Final = _LEGAL_REGISTERED | {4401, 4404, 4409, 4421, 4426, 4429}
-"""The codes with a meaning to relay, binary and phone; any other is somebody's own."""
+"""The codes that the IANA registry or the relay's protocol defines."""
 
 
 def for_directive(code: int) -> Close:
-    """Return the close that a binary's directive ``code`` (1..65535) leads to.
+    """Return the close frame for a binary's directive with ``code`` (1..65535).
 
-    A code that may not stand in a close frame becomes 1000: the phone is closed all the same.
+    A code that is illegal in a close frame becomes 1000: the phone is closed anyway.
     """
     legal = code in _LEGAL_REGISTERED or 3000 <= code <= 4999
     return Close(code if legal else NORMAL, "")

@@ -1,8 +1,8 @@
-"""The routing envelope between relay and binary: spliced and cut as bytes, never re-encoded.
+"""The routing envelope between relay and binary. Frames are copied as bytes, never re-encoded.
 
-Source: "Routing envelope" in ``docs/protocol.md``. A frame is opaque. It is checked for being
-exactly one JSON value, because a message spliced unchecked (``1,"conn_id":"victim"``) would
-forge an envelope, and otherwise goes through byte for byte.
+Source: "Routing envelope" in ``docs/protocol.md``. A frame is opaque and goes through byte for
+byte. It must be exactly one JSON value, because an unchecked message (``1,"conn_id":"victim"``)
+would forge an envelope.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from msgspec import UNSET, UnsetType
 from pyrycode_relay.protocol import close_codes
 
 _COPIED: Final = 16_384
-"""Bytes up to which a frame is copied: a copy is as fast as a view, and frees the message."""
+"""Frames up to this many bytes are copied: as fast as a view, and the message can be freed."""
 
 SUFFIX: Final = b"}"
-"""What closes an envelope that `data_prefix` opened."""
+"""The end of an envelope that begins with `data_prefix`."""
 
 
 class EnvelopeFault(enum.Enum):
@@ -31,7 +31,7 @@ class EnvelopeFault(enum.Enum):
     NO_CONN_ID = ("conn_id is missing or empty", "no_conn_id")
     CONN_ID_TYPE = ("conn_id is not a string", "wrong_type")
     FIELD_TYPE = ("conn_id or close_code is of the wrong type", "wrong_type")
-    """Of a message with surrogate escapes, whose two fields are decoded together."""
+    """For a message with surrogate escapes: both fields are decoded together."""
     CLOSE_CODE = ("close_code is not an integer from 1 to 65535", "close_code")
     NOTHING_ASKED = ("neither frame nor close_code", "nothing_asked")
 
@@ -44,7 +44,7 @@ class EnvelopeFault(enum.Enum):
 
 
 class EnvelopeError(ValueError):
-    """A message from a binary that is no envelope; carries nothing of the message."""
+    """A binary's message is not an envelope. The error contains no part of the message."""
 
     def __init__(self, fault: EnvelopeFault) -> None:
         super().__init__(fault)
@@ -52,10 +52,10 @@ class EnvelopeError(ValueError):
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """What a binary asks for: a frame for a phone, its closing, or both.
+    """A binary's message about one phone: a frame for it, a close directive, or both.
 
-    ``frame`` is None if there is none (the key is absent or null). A large frame is a view,
-    which keeps the whole message in memory.
+    ``frame`` is None if the key is absent or null. A large frame is a view, which keeps the whole
+    message in memory.
     """
 
     conn_id: str
@@ -87,9 +87,9 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-# msgspec refuses a lone surrogate escape ("\ud800"), which RFC 8259's grammar allows. Messages
-# that carry one are scanned again by the standard library, which accepts them. Numbers are only
-# scanned: `len` stands in for int and float, so a huge one costs nothing.
+# msgspec rejects a lone surrogate escape ("\ud800"), which RFC 8259's grammar allows. The standard
+# library accepts it, and scans a message that has one again. Numbers are not converted: `len`
+# replaces int and float, so that a huge number costs nothing.
 _scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
 _NULL: Final = b"null"
 _WHITESPACE: Final = " \t\n\r"
@@ -102,7 +102,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _is_json_with_surrogates(data: bytes) -> bool:
-    # latin-1 keeps one character a byte; UTF-8 was checked when the message came in.
+    # latin-1 gives one character per byte. UTF-8 was checked when the message was received.
     text = data.decode("latin-1")
     try:
         end = _scan(text, _skip(text, 0))[1]
@@ -114,7 +114,7 @@ def _is_json_with_surrogates(data: bytes) -> bool:
 def is_json(data: bytes) -> bool:
     r"""Whether ``data`` (valid UTF-8) is exactly one JSON value by RFC 8259's grammar.
 
-    White space around the value, lone surrogate escapes and numbers beyond any float are fine.
+    White space around the value, lone surrogate escapes and numbers beyond any float are allowed.
     Nesting deeper than the interpreter's recursion limit is refused: about 900 levels in CPython
     3.11, and 10,000 in later versions.
     """
@@ -128,7 +128,7 @@ def is_json(data: bytes) -> bool:
 
 
 def data_prefix(conn_id: str) -> bytes:
-    """Return what stands before a phone's frame in an envelope; `SUFFIX` stands behind it."""
+    """Return the part of an envelope before a phone's frame; `SUFFIX` is the part after it."""
     return b'{"conn_id":' + _encode_text(conn_id) + b',"frame":'
 
 
@@ -138,9 +138,9 @@ def close_notice(conn_id: str, code: int) -> bytes:
 
 
 def unwrap(message: bytes) -> Envelope | PushWake:
-    """Cut a binary's message (valid UTF-8) into what it asks for.
+    """Parse a binary's message, which is valid UTF-8.
 
-    Raises `EnvelopeError`, and nothing else, whatever the bytes.
+    Raises `EnvelopeError` if it is malformed. No message raises anything else.
     """
     try:
         fields = _decode_fields(message)
@@ -174,7 +174,7 @@ def _code(code: int) -> int:
 
 
 def _which_field(error: msgspec.ValidationError) -> EnvelopeFault:
-    # The error's own text is not used: it could quote the message.
+    # The error's own text is not passed on, because it could quote the message.
     text = str(error)
     if text.endswith("$.conn_id`"):
         return EnvelopeFault.CONN_ID_TYPE
@@ -184,14 +184,17 @@ def _which_field(error: msgspec.ValidationError) -> EnvelopeFault:
 
 
 def _scan_fields(message: bytes) -> _Fields:
-    """Find the fields of an object that msgspec refuses, for a surrogate escape or for good."""
+    """Return the fields of a message that msgspec rejects.
+
+    Raises `EnvelopeError`, unless a surrogate escape was the only fault.
+    """
     text = message.decode("latin-1")
     spans: dict[str, bytes] = {}
     try:
         at = _skip(text, 0)
         if text[at : at + 1] != "{":
             raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
-        # The whole must be one JSON value before its parts are looked at.
+        # The message must be one JSON value before its fields are read.
         if _skip(text, _scan(text, at)[1]) != len(text):
             raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
         at = _skip(text, at + 1)
@@ -216,7 +219,7 @@ def _scan_fields(message: bytes) -> _Fields:
         if "close_code" in spans:
             fields.close_code = msgspec.json.decode(spans["close_code"], type=int)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # A conn_id with a lone surrogate names no phone: ours never have one.
+        # A conn_id with a lone surrogate names no phone, because the relay never makes one.
         raise EnvelopeError(EnvelopeFault.FIELD_TYPE) from None
     if "frame" in spans:
         fields.frame = msgspec.Raw(spans["frame"])

@@ -1,7 +1,7 @@
-"""Header names, their limits, and the gate that a WebSocket request has to pass.
+"""The headers of a WebSocket request: their names, their limits, and the gate that checks them.
 
-Source: "Header gate" in ``docs/protocol.md``. Values come as Autobahn and twisted.web hand
-them over: bytes decoded as latin-1, one character a byte.
+Source: "Header gate" in ``docs/protocol.md``. Values are as Autobahn and twisted.web pass them:
+bytes decoded as latin-1, one character per byte.
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ USER_AGENT: Final = "user-agent"
 MAX_SERVER_ID: Final = 256
 """Bytes. The id is the routing key and part of every ``conn_id``."""
 MAX_VALUE: Final = 4096
-"""Bytes of a version, user-agent or token: far above any real one, far below a header block."""
+"""Bytes of a version, user-agent or token: far more than a real one, far less than all headers."""
 MAX_DEVICE_NAME: Final = 128
 """Characters of a device name that reach the log."""
 
 SINGLE: Final = (SERVER_ID, VERSION, TOKEN, DEVICE_NAME, USER_AGENT)
-"""Headers that may stand at most once in a request: two of them would leave open which counts."""
+"""Headers that may occur at most once. If there were two, it would be unclear which one counts."""
 
 GATED: Final = (SERVER_ID, VERSION, TOKEN, USER_AGENT)
-"""Headers that the gate looks at; nothing else of a request reaches the WebSocket library."""
+"""Headers that the gate checks. No other header of a request reaches ``onConnect``."""
 
 _WHITE: Final = " \t"
-"""White space around a header's value. str.strip alone takes NBSP, a byte above 0x7F, with it."""
+"""White space around a header's value. Plain str.strip would also strip NBSP, a byte above 0x7F."""
 _PRINTABLE: Final = frozenset(map(chr, range(0x20, 0x7F)))
 
-# What str.splitlines, and with it Autobahn's header parser, takes for the end of a line, and
-# every other control byte: none of them belongs into a header.
+# Control bytes, which no header may contain. str.splitlines, and so Autobahn's header parser, ends
+# a line at some of them and at `_NEXT_LINE`.
 _CONTROLS: Final = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
 _NEXT_LINE: Final = b"\x85"
 
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that could move or hide text in a terminal: control and format characters
+(bidirectional ones included), lone surrogates, line and paragraph separators."""
 
 _HEADERS: Final = "reject_headers"
 
 
 class UpgradeRefusal(enum.Enum):
-    """Why a request gets no WebSocket: the text for the log, and the metric label."""
+    """Why a request is not upgraded: the text for the log, and the metric label."""
 
     NOT_READY = ("starting or draining", "reject_not_ready")
     NO_HANDSHAKE = ("not a WebSocket handshake", "reject_handshake")
@@ -58,7 +61,7 @@ class UpgradeRefusal(enum.Enum):
     LONG_USER_AGENT = (f"{USER_AGENT} is too long", _HEADERS)
     UNPRINTABLE_SERVER_ID = (f"{SERVER_ID} has a byte that is not printable ASCII", _HEADERS)
     UNPRINTABLE_VERSION = (f"{VERSION} has a byte that is not printable ASCII", _HEADERS)
-    REPEATED_HEADER = ("a routing header stands more than once", _HEADERS)
+    REPEATED_HEADER = ("a routing header occurs more than once", _HEADERS)
     CONTROL_BYTE = ("a header has a control byte", _HEADERS)
     NOT_ASCII = ("a server-id or version has a byte that is not ASCII", _HEADERS)
 
@@ -71,7 +74,7 @@ class UpgradeRefusal(enum.Enum):
 
 
 class HeaderError(ValueError):
-    """A request that the gate refuses; carries none of the request's values."""
+    """The gate refuses a request. The error contains none of the request's values."""
 
     def __init__(self, refusal: UpgradeRefusal) -> None:
         super().__init__(refusal)
@@ -127,19 +130,19 @@ def _gate_common(headers: Mapping[str, str]) -> None:
 
 
 def gate_binary(headers: Mapping[str, str]) -> None:
-    """Let a binary's request pass or raise `HeaderError`. Keys are lower-case header names."""
+    """Check a binary's request. Keys are lower-case header names. Raises `HeaderError`."""
     _gate_common(headers)
     _printable(_required(headers, VERSION, MAX_VALUE), VERSION)
 
 
 def gate_phone_v1(headers: Mapping[str, str]) -> None:
-    """Let a v1 phone's request pass or raise `HeaderError`. The token is only looked for."""
+    """Check a v1 phone's request, which must have a token. Raises `HeaderError`."""
     _gate_common(headers)
     _required(headers, TOKEN, MAX_VALUE)
 
 
 def gate_phone_v2(headers: Mapping[str, str]) -> None:
-    """Let a v2 phone's request pass or raise `HeaderError`. v2 phones need no token."""
+    """Check a v2 phone's request, which needs no token. Raises `HeaderError`."""
     _gate_common(headers)
     if len(headers.get(TOKEN, "")) > MAX_VALUE:
         raise HeaderError(UpgradeRefusal.LONG_TOKEN)
@@ -147,16 +150,18 @@ def gate_phone_v2(headers: Mapping[str, str]) -> None:
 
 Gate: TypeAlias = Callable[[Mapping[str, str]], None]
 Fields: TypeAlias = Iterable[tuple[bytes, Sequence[bytes]]]
-"""A header block: lower-case names, each with its values in the order in which they stand."""
+"""A header block: lower-case names, each with its values in order."""
 
 
 def check_block(fields: Fields) -> None:
-    r"""Refuse a header block that could mean one thing here and another to a later parser.
+    r"""Refuse a header block that a later parser could read differently.
 
-    ``fields`` are (lower-case name, values) pairs. Raises `HeaderError` for a control byte in
-    any value, for a ``\x85`` that is not part of well-formed UTF-8 in a device name, for a byte
-    above 0x7F in a server-id or version, of which Autobahn strips some, and for a routing header
-    that stands more than once.
+    Raises `HeaderError` for
+
+    - a control byte in any value;
+    - ``\x85`` in any value, unless it is a device name in well-formed UTF-8;
+    - a byte above 0x7F in a server-id or version, because Autobahn strips some of them;
+    - a routing header that occurs more than once.
     """
     single = {name.encode() for name in SINGLE}
     ascii_only = {SERVER_ID.encode(), VERSION.encode()}
@@ -181,14 +186,9 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def device_name(raw: bytes) -> str:
-    """Return what the log may show of a device name: at most 128 characters, no controls.
+    """Return a device name for the log, cut at 128 characters and without `_HIDDEN` ones.
 
-    Free text, so bytes that are not UTF-8 are replaced. Characters that could move or hide
-    text in a terminal (line and paragraph separators, bidirectional and other format
-    characters, lone surrogates) go with the controls.
+    The name is free text, so bytes that are not UTF-8 are replaced.
     """
     text = raw.decode("utf-8", "replace")[:MAX_DEVICE_NAME]
     return "".join(c for c in text if unicodedata.category(c) not in _HIDDEN).strip()
-
-
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
