@@ -266,7 +266,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         Autobahn keeps a list of pieces, each of one byte or even empty: 26 times the memory of the
         message.
         """
-        if self.ignore_input or not payload:
+        if not payload:
             return
         if not self._message:
             self._message = payload
@@ -330,10 +330,9 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
 
     def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
         # Autobahn would drop the socket, so that the peer sees 1006, or with failByDrop=False
-        # parse on and keep what it parses. A frame can break two rules; the first one counts.
-        if not self.ignore_input:
-            self.ignore_input = True
-            self.violated(code, reason)
+        # parse on and keep what it parses.
+        self.ignore_input = True
+        self.violated(code, reason)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002
         """Forget what was read. Autobahn's own method logs, and calls ``onClose``."""

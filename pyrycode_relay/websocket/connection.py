@@ -202,12 +202,8 @@ class RelayProtocol(SendingProtocol):
         """End after the peer's close frame; the relay's own has been sent."""
         if self.stage is Stage.SERVING:
             self._leave(code or close_codes.GOING_AWAY, EndCause.CLOSED_BY_PEER)
-        self._close_transport()
-
-    def _close_transport(self) -> None:
-        """Close in order, after everything that is written; the close timeout stands behind it."""
         self.flush()
-        self.unregisterProducer()
+        # Autobahn has unregistered the producer, so that this does not wait for it.
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]

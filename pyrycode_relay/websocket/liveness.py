@@ -246,7 +246,7 @@ class WatchedProtocol(AutobahnAdapter):
 
     def _show_life(self) -> None:
         """Note that the peer takes what is written to it."""
-        self._last_life = self._progress = self.factory.seconds()
+        self._last_life = self.factory.seconds()
         self._answer_waiters()
 
     def _answer_waiters(self) -> None:

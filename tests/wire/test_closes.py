@@ -461,6 +461,50 @@ class FirstCloseTest(WireTest):
             self.assertFalse(phone.was_reset)
             self.relay.advance(1)
 
+    def test_nothing_else_is_waited_for(self) -> None:
+        """A connection that is closing has one timer, the abort, whatever it waited for."""
+        for begun, timers in ((b"", ["pong"]), (frame(1, b'"', fin=False), ["ping", "message"])):
+            binary, phone = self.relay.binary(str(timers)), self.relay.phone(str(timers))
+            phone.answers = False
+            self.relay.advance(33.125)
+            if begun:
+                phone.send(begun)
+            before = len(self.relay.reactor.getDelayedCalls())
+            binary.direct(phone, 4401)
+            self.assertEqual(
+                len(self.relay.reactor.getDelayedCalls()), before - len(timers) + len(["abort"])
+            )
+            self.relay.advance(6)
+            self.assertTrue(phone.gone)
+
+    def stalled(self) -> Client:
+        """Return a phone that reads nothing, whose transport has stopped its connection."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        binary.forward(phone, '"' + "x" * 70_000 + '"')
+        return phone
+
+    def test_violation_of_a_slow_reader(self) -> None:
+        """A slow peer that violates the protocol reads what was written, the close frame, and the
+        end of the stream, with no abort."""
+        phone = self.stalled()
+        phone.send(frame(3))
+        phone.resume_reading()
+        self.assertEqual((phone.closed or (0,))[0], 1002)
+        self.assertTrue(phone.socket.finished)
+        self.assertTrue(phone.gone)
+        self.assertFalse(phone.was_reset)
+
+    def test_close_of_a_slow_reader(self) -> None:
+        """So does a slow peer that closes: it reads the answer behind what was written."""
+        phone = self.stalled()
+        phone.close(1000)
+        self.assertFalse(phone.gone)
+        phone.resume_reading()
+        self.assertEqual((phone.closed, len(phone.messages)), ((1000, ""), 1))
+        self.assertTrue(phone.gone)
+        self.assertFalse(phone.was_reset)
+
     def test_empty_close(self) -> None:
         """A close frame without a code is answered by one without."""
         _, phone = self.relay.pair()

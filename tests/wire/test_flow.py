@@ -299,6 +299,16 @@ class OutboxTest(WireTest):
         self.assertEqual(phone.closed, (1007, "frame is not valid JSON"))
         self.assertTrue(phone.gone)
 
+    def test_a_violation_behind_a_close_that_waits(self) -> None:
+        """A violation does not cut off what waits, nor the close behind it."""
+        binary, phone = self.stalled()
+        binary.forward(phone, text_of(10_000, 1))
+        phone.send(frame(1, b"oops") + frame(3))
+        self.assertEqual(binary.notices, [(phone.conn_id, 1007)])
+        phone.resume_reading()
+        self.assertEqual(len(phone.messages), 2)
+        self.assertEqual(phone.closed, (1007, "frame is not valid JSON"))
+
     def test_nothing_after_the_close_is_queued(self) -> None:
         """While a phone is closing, envelopes for it are for nobody and cost nothing."""
         binary, phone = self.stalled()
@@ -428,6 +438,20 @@ class PingBehindABacklogTest(WireTest):
             self.relay.advance(1)
             closed = [] if taken else [(phone.conn_id, 1011)]
             self.assertEqual(binary.notices, closed)
+
+    def test_progress_answers_a_claim(self) -> None:
+        """A daemon that takes some of its backlog just before a claim is decided keeps its id."""
+        for taken in (100, 0):
+            binary, phone = self.relay.binary(str(taken)), self.relay.phone(str(taken))
+            binary.stop_reading()
+            phone.text(text_of(1_000))
+            newcomer = self.relay.binary(str(taken))
+            self.relay.advance(9.5)
+            binary.socket.window = taken
+            binary.read(taken)
+            self.relay.advance(1)
+            expected = (4409, "server-id already claimed") if taken else None
+            self.assertEqual(newcomer.closed, expected)
 
 
 class HoldTest(WireTest):

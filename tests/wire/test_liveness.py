@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from websockets.frames import Opcode
 
+from pyrycode_relay.websocket.transports import unsent_bytes
 from tests.peers.frames import frame
-from tests.wire.harness import Client, WireTest
+from tests.wire.harness import Binary, Client, WireTest
 
 
 class HeartbeatTest(WireTest):
@@ -143,6 +144,68 @@ class HeartbeatTest(WireTest):
         phone.resume_reading()
         self.assertEqual(phone.closed, (1011, "phone write stalled"))
 
+    def pinged(self) -> tuple[Binary, Client]:
+        """Return a daemon and a phone with a ping under way that the phone does not answer."""
+        binary, phone = self.relay.pair()
+        phone.answers = False
+        while not self.pings(phone):
+            self.relay.advance(0.25)
+        return binary, phone
+
+    def test_not_read_while_pinged(self) -> None:
+        """A phone that is no longer read when its ping runs out stays; when it is read again, its
+        deadlines start anew."""
+        binary, phone = self.pinged()
+        binary.stop_reading()
+        side = self.relay.server_side(phone)
+        side.pause_reading()
+        self.relay.advance(29.5)
+        side.resume_reading()
+        self.relay.advance(26.5)
+        self.assertIsNone(phone.closed)
+        self.assertEqual(self.pings(phone), 1)
+        side.pause_reading()
+        self.relay.advance(100)
+        self.assertIsNone(phone.closed)
+        side.resume_reading()
+
+    def test_not_read_when_the_ping_runs_out(self) -> None:
+        """A phone that is not being read at that moment stays."""
+        _, phone = self.pinged()
+        side = self.relay.server_side(phone)
+        side.pause_reading()
+        self.relay.advance(31)
+        self.assertIsNone(phone.closed)
+        side.resume_reading()
+
+    def test_stalled_when_the_ping_runs_out(self) -> None:
+        """A phone that takes nothing, not even the ping, is left to the write stall."""
+        binary, phone = self.relay.pair()
+        phone.stop_reading()
+        transport = self.relay.server_side(phone).transport
+        while not unsent_bytes(transport):
+            self.relay.advance(0.25)
+        for _ in range(3):
+            binary.forward(phone, '"' + "x" * 50_000 + '"')
+        self.relay.advance(29.5)
+        self.assertEqual(binary.notices, [])
+        self.relay.advance(1)
+        phone.resume_reading()
+        self.assertEqual(phone.closed, (1011, "phone write stalled"))
+
+    def test_everything_taken_is_no_answer(self) -> None:
+        """A phone that has taken all that waited has the ping too, and has to answer it."""
+        binary, phone = self.relay.pair()
+        phone.answers = False
+        self.relay.advance(25)
+        phone.stop_reading()
+        binary.forward(phone, '"' + "x" * 1_000 + '"')
+        self.relay.advance(10)
+        phone.resume_reading()
+        self.assertEqual(self.pings(phone), 1)
+        self.relay.advance(29)
+        self.assertEqual(phone.closed, (1011, "heartbeat timeout"))
+
     def test_ping_is_answered(self) -> None:
         """A peer's ping is answered with its own bytes, at once."""
         _, phone = self.relay.pair()
@@ -267,6 +330,21 @@ class MessageDeadlineTest(WireTest):
             binary.send(frame(1, b"{", fin=False))
             self.relay.advance(31.3)
             self.assertEqual(binary.closed, (1008, "message not completed in time"))
+
+    def test_not_while_reading_is_paused(self) -> None:
+        """The time of a message that has begun rests while its sender is not read."""
+        _, phone = self.relay.pair()
+        phone.answers = False
+        phone.send(frame(1, b'"', fin=False))
+        side = self.relay.server_side(phone)
+        side.pause_reading()
+        self.relay.advance(100)
+        self.assertIsNone(phone.closed)
+        side.resume_reading()
+        self.relay.advance(26)
+        self.assertIsNone(phone.closed)
+        self.relay.advance(5)
+        self.assertEqual((phone.closed or (0,))[0], 1008)
 
     def test_not_while_unread(self) -> None:
         """The deadline rests while the phone is not being read, and starts anew after."""

@@ -126,6 +126,17 @@ class TLSTest(SecureTest):
         self.assertTrue(phone.gone)
         self.assertFalse(phone.was_reset)
 
+    def test_a_close_alone(self) -> None:
+        """A close frame is answered before TLS ends."""
+        self.relay.binary()
+        phone = self.upgraded(b"/v1/client", phone_headers())
+        phone.say(frame(8, b"\x03\xe8"))
+        self.assertTrue(phone.plain.endswith(b"\x88\x02\x03\xe8"))
+        self.assertTrue(phone.closed)
+        phone.end()
+        self.assertTrue(phone.gone)
+        self.assertFalse(phone.was_reset)
+
     def test_endless_handshake(self) -> None:
         """A ClientHello that is announced as 128 KiB is not kept: after 16 KiB its sender goes.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from pyrycode_relay.protocol.close_codes import Close
 from pyrycode_relay.websocket.autobahn import AutobahnAdapter, AutobahnFactory, settled
@@ -168,6 +170,22 @@ class AdapterTests(Cases):
             self.consume(stream),
             [("message", b"1"), ("bug",), ("message", b"22"), ("bug",)],
         )
+
+    def test_a_frame_that_is_cut_by_the_end_of_service(self) -> None:
+        """The rest of a frame that began before is skipped, and what follows it is parsed."""
+        whole = frame(1, b"12345")
+        self.adapter.consume(whole[:8])
+        self.adapter.stage = Stage.CLOSING
+        self.assertEqual(self.consume(whole[8:] + frame(9)), [])
+        self.assertEqual(self.adapter.written, b"\x8a\x00")
+
+    def test_after_the_connection(self) -> None:
+        """A connection that is lost sends and parses nothing."""
+        self.adapter.connectionLost(Failure(CONNECTION_LOST))
+        self.adapter.sendPing()
+        self.adapter.send_close(Close(1001, ""))
+        self.assertEqual(self.adapter.written, b"")
+        self.assertTrue(self.adapter.ignore_input)
 
     def test_after_service(self) -> None:
         """On a connection that has left service messages are dropped, and pings answered."""
