@@ -97,7 +97,7 @@ class RawPeer:
                 yield self.frame()
 
     def ending(self) -> tuple[int, str]:
-        """Return code and reason of the close frame that comes; `ABNORMAL` if there is none."""
+        """Return code and reason of the close frame that comes; `ABNORMAL` if none comes."""
         for opcode, payload in self.frames():
             if opcode == CLOSE:
                 return code_and_reason(payload)

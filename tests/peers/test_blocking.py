@@ -37,14 +37,14 @@ class RawPeerTests(Cases):
         self.assertEqual([*self.peer.frames()], [(TEXT, b"1"), (2, b"")])
 
     def test_ending(self) -> None:
-        """The close frame's code and reason are told, or that there was none."""
+        """The ending is the close frame's code and reason, or a code for an end without one."""
         self.far.sendall(b"\x81\x011\x88\x04\x03\xe8ok")
         self.assertEqual(self.peer.ending(), (1000, "ok"))
         self.far.close()
         self.assertEqual(self.peer.ending(), (ABNORMAL, ""))
 
     def test_read_to_end(self) -> None:
-        """What was read slowly is not lost, and the rest comes with it."""
+        """Bytes that were read slowly are not lost, and the rest comes with them."""
         self.far.sendall(b"12345")
         self.peer.read_slowly(2, piece=1, pause=0)
         self.far.close()

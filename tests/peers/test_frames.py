@@ -66,7 +66,7 @@ class EncoderTests(Cases):
 class DecoderTests(Cases):
     @cases(SIZES)
     def test_sizes(self, size: int) -> None:
-        """What another implementation writes is read, as soon as all of it is there."""
+        """Another implementation's frame is read as soon as all of it is there."""
         sent = Frame(Opcode.TEXT, b"x" * size).serialize(mask=False)
         data = bytearray(sent[:-1])
         self.assertIsNone(frames.take_frame(data))

@@ -32,7 +32,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(asyncio.run(wait()), 1)
 
     def test_deadline(self) -> None:
-        """What does not happen is a failure, after at least one attempt."""
+        """A condition that never holds is a failure, after at least one attempt."""
         asked: list[None] = []
         error = self.assertRaises(
             AssertionError, eventually, "it holds", lambda: asked.append(None), 0.0

@@ -39,14 +39,15 @@ TABLES = {
     "field": PAGES["docs/log-reference.md"],
     "code": PAGES["docs/protocol.md"],
     "module": PAGES["docs/architecture.md"],
+    "target": PAGES["CONTRIBUTING.md"],
 }
 """The page of each table that is compared with the source, by the table's first column."""
 
 OTHERS = {
     *("--build-arg", "--cap-drop", "--memory", "--read-only", "--security-opt", "--stop-timeout"),
-    *("--ulimit", "--now", "--system"),
+    *("--ulimit", "--now", "--system", "--quick"),
 }
-"""Options in the manual that are docker's, systemctl's and useradd's."""
+"""Options in the manual that are docker's, systemctl's, useradd's and the benchmark's."""
 
 
 def table(first: str) -> list[list[str]]:
@@ -317,6 +318,15 @@ class ReferenceTests(Cases):
             r"`((?:tests|docs|deploy|examples|benchmarks)/[\w./-]+)`", PAGES[page]
         ):
             self.assertTrue((ROOT / name).exists(), name)
+
+
+class ContributingTests(Cases):
+    def test_targets(self) -> None:
+        """``CONTRIBUTING.md`` has each target that ``make help`` shows, in its words."""
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        helped = re.findall(r"(?m)^([a-z./]+):[^#\n]*## (.*)$", makefile)
+        rows = [(names(target)[0], text) for target, text in table("target")]
+        self.assertEqual(rows, helped)
 
 
 class ArchitectureTests(Cases):
