@@ -75,6 +75,7 @@ INTERNALS: Final = (
     ),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "socket", "websocket.transports"),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "http.proxy_protocol"),
+    *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "websocket.poller"),
     *_listed(
         "Twisted",
         "twisted.protocols.policies:ProtocolWrapper",
