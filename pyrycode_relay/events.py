@@ -30,6 +30,8 @@ FIELDS: Final = frozenset(
         "aborted",
         "certificates",
         "retry_in",
+        "token_fp",
+        "message_id",
         "enforcement",
         "version",
         "reason",
@@ -88,6 +90,8 @@ class Event(enum.Enum):
     PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, True)
     BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, True)
     BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, True)
+    PUSH_WAKE_SENT = ("push_wake_sent", Level.INFO, False)
+    PUSH_WAKE_FAILED = ("push_wake_failed", Level.WARN, False)
     PUSH_WAKE_DROPPED = ("push_wake_dropped", Level.WARN, True)
 
     def __init__(self, label: str, level: Level, floods: bool) -> None:

@@ -5,6 +5,7 @@ Gate, claim, envelopes in, release. Source: sections 1, 3 and 4 of ``docs/protoc
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from autobahn.websocket.types import ConnectionDeny
@@ -20,9 +21,9 @@ from pyrycode_relay.protocol.envelope import (
     Envelope,
     EnvelopeError,
     EnvelopeFault,
-    PushWake,
     unwrap,
 )
+from pyrycode_relay.protocol.push_wake import PushWake, WakeOutcome, push_result
 from pyrycode_relay.registry.queues import PendingFrames
 from pyrycode_relay.registry.registry import Claimed
 from pyrycode_relay.websocket.connection import RelayProtocol
@@ -157,7 +158,7 @@ class BinaryProtocol(RelayProtocol):
             self._complain(Event.BINARY_ENVELOPE_REFUSED, error.fault)
             return
         if isinstance(envelope, PushWake):
-            self._complain(Event.PUSH_WAKE_DROPPED, "push is not configured")
+            self._wake(envelope)
             return
         phone = slot.phones.get(envelope.conn_id)
         if phone is None or phone.close_requested:
@@ -180,6 +181,18 @@ class BinaryProtocol(RelayProtocol):
         if envelope.close_code is not None and not phone.gone:
             phone.close_requested = True
             phone.leg.close_after_queue(close_codes.for_directive(envelope.close_code))
+
+    def _wake(self, wake: PushWake) -> None:
+        """Have a phone's device woken; tell the binary the outcome if it asks for it."""
+        request = wake.request
+        answer = None
+        if request is not None and request.reply is not None:
+            answer = partial(self._woken, request.reply)
+        self._context.waker.wake(self.server_id, self.remote, request, answer)
+
+    def _woken(self, reply: str, outcome: WakeOutcome) -> None:
+        if self.serving:
+            self.deliver(push_result(reply, outcome))
 
     def _complain(self, event: Event, reason: EnvelopeFault | str) -> None:
         self._context.observer.saw(

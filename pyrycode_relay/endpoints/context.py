@@ -7,6 +7,7 @@ from random import Random
 
 from twisted.internet.interfaces import IReactorTime
 
+from pyrycode_relay.endpoints.waker import PushOff, Waker
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import EndCause
@@ -26,6 +27,7 @@ class RelayContext:
         observer: Receives events.
         random: Spreads actions that must not happen all at once.
         poller: Watches the sockets.
+        waker: Sends push wakes; None if push is off.
 
     """
 
@@ -36,12 +38,14 @@ class RelayContext:
         observer: Observer,
         random: Random,
         poller: Poller,
+        waker: Waker | None = None,
     ) -> None:
         self.clock = clock
         self.limits = limits
         self.observer = observer
         self.random = random
         self.poller = poller
+        self.waker: Waker = waker or PushOff(observer)
         self.tally = Tally()
         self.memory_budget = MemoryBudget(limits.memory_budget)
         self.registry = Registry(clock, limits, self.memory_budget, self._expired)

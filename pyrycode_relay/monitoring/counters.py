@@ -21,6 +21,7 @@ from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault, Initiator
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
+from pyrycode_relay.protocol.push_wake import WakeOutcome, WakeRefusal
 
 PREFIX: Final = "pyrycode_relay_"
 
@@ -121,7 +122,16 @@ class Counters:
         "Binaries' envelopes that were dropped, by reason.",
         reason=(*(each.label for each in EnvelopeFault), UNKNOWN_CONN_ID, OTHER),
     )
-    push_wakes: Cells = _counter("push_wakes_dropped", "Push wakes dropped because push is off.")
+    push_wakes: Cells = _counter(
+        "push_wakes",
+        "Push wakes, by outcome. Only the limits count as dropped.",
+        outcome=tuple(each.label for each in WakeOutcome),
+    )
+    push_refusals: Cells = _counter(
+        "push_wakes_refused",
+        "Push wakes that were refused before a send, by reason.",
+        reason=tuple(each.label for each in WakeRefusal),
+    )
     heartbeats: Cells = _counter(
         "heartbeat_timeouts", "Peers closed because they gave no sign of life, by leg.", leg=LEGS
     )
@@ -175,6 +185,8 @@ class EventCounter:
             Event.RATE_LIMITED: self._rate_limited,
             Event.CONNECTION_CAP_REACHED: self._cap_reached,
             Event.BINARY_ENVELOPE_REFUSED: self._envelope_refused,
+            Event.PUSH_WAKE_FAILED: self._wake_failed,
+            Event.PUSH_WAKE_DROPPED: self._wake_dropped,
             Event.PHONE_CLOSED: self._phone_closed,
             Event.BINARY_CLOSED: self._binary_closed,
         }
@@ -205,6 +217,16 @@ class EventCounter:
     def _envelope_refused(self, fields: Mapping[str, Any]) -> None:
         fault: EnvelopeFault = fields["reason"]
         self._counters.envelopes_refused.add(fault.label)
+
+    def _wake_failed(self, fields: Mapping[str, Any]) -> None:
+        outcome: WakeOutcome = fields["err"].outcome
+        self._counters.push_wakes.add(outcome.label)
+
+    def _wake_dropped(self, fields: Mapping[str, Any]) -> None:
+        refusal: WakeRefusal = fields["reason"]
+        self._counters.push_refusals.add(refusal.label)
+        if refusal.is_limit:
+            self._counters.push_wakes.add(WakeOutcome.DROPPED.label)
 
     def _phone_closed(self, fields: Mapping[str, Any]) -> None:
         self._closed("phone", fields)
@@ -251,7 +273,7 @@ def _fixed_cells(
         Event.SERVER_RECLAIMED: [(counters.reclaims, ())],
         Event.SERVER_EXPIRED: [(counters.expiries, ())],
         Event.BINARY_UNKNOWN_CONN_ID: [(counters.envelopes_refused, (UNKNOWN_CONN_ID,))],
-        Event.PUSH_WAKE_DROPPED: [(counters.push_wakes, ())],
+        Event.PUSH_WAKE_SENT: [(counters.push_wakes, (WakeOutcome.SENT.label,))],
         Event.TLS_HANDSHAKE_FAILED: [(counters.handshakes, ())],
         Event.PROXY_REFUSED: [(counters.proxied, ())],
         Event.ACCEPT_FAILED: [(counters.accepts, ())],

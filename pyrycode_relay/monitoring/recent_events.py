@@ -32,7 +32,9 @@ _KEY_BYTES: Final = 32
 _HASH_BYTES: Final = 4
 """Eight hex digits: enough to distinguish the few server-ids on a page."""
 
-_ROUTINE: Final = frozenset({Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED})
+_ROUTINE: Final = frozenset(
+    {Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED, Event.PUSH_WAKE_SENT}
+)
 """Events that are normal and frequent."""
 
 _FAILURE: Final = EndCause.INTERNAL_ERROR.close.code

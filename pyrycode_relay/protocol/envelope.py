@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol import close_codes, push_wake
+from pyrycode_relay.protocol.push_wake import PushWake
 
 _COPIED: Final = 16_384
 """Frames up to this many bytes are copied: as fast as a view, and the message can be freed."""
@@ -63,15 +64,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     close_code: int | None
 
 
-class PushWake:
-    """A binary asks for a push message; its content, with its token, was dropped unread."""
-
-
-PUSH_WAKE: Final = PushWake()
-
-
 class _Fields(msgspec.Struct):
-    conn_id: str | UnsetType = UNSET
+    conn_id: str | UnsetType | None = UNSET
     frame: msgspec.Raw | UnsetType = UNSET
     close_code: int | UnsetType = UNSET
     push_wake: msgspec.Raw | UnsetType = UNSET
@@ -79,7 +73,7 @@ class _Fields(msgspec.Struct):
 
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
-_decode_text = msgspec.json.Decoder(str).decode
+_decode_conn_id = msgspec.json.Decoder(str | None).decode
 _encode_text = msgspec.json.Encoder().encode
 
 
@@ -154,9 +148,7 @@ def unwrap(message: bytes) -> Envelope | PushWake:
         fields = _scan_fields(message)
     conn_id, frame, code = fields.conn_id, fields.frame, fields.close_code
     if conn_id is UNSET or not conn_id:
-        if conn_id is UNSET and fields.push_wake is not UNSET:
-            return PUSH_WAKE
-        raise EnvelopeError(EnvelopeFault.NO_CONN_ID)
+        return _without_conn_id(fields)
     content: bytes | memoryview | None = None
     if frame is not UNSET:
         content = bytes(frame) if len(frame) <= _COPIED else memoryview(frame)
@@ -165,6 +157,14 @@ def unwrap(message: bytes) -> Envelope | PushWake:
             raise EnvelopeError(EnvelopeFault.NOTHING_ASKED)
         return Envelope(conn_id, None, _code(code))
     return Envelope(conn_id, content, None if code is UNSET else _code(code))
+
+
+def _without_conn_id(fields: _Fields) -> PushWake:
+    wake = fields.push_wake
+    if wake is not UNSET and bytes(wake) != _NULL:
+        return push_wake.parse(wake)
+    missing = fields.conn_id is not None
+    raise EnvelopeError(EnvelopeFault.NO_CONN_ID if missing else EnvelopeFault.CONN_ID_TYPE)
 
 
 def _code(code: int) -> int:
@@ -215,7 +215,7 @@ def _scan_fields(message: bytes) -> _Fields:
     fields = _Fields()
     try:
         if "conn_id" in spans:
-            fields.conn_id = _decode_text(spans["conn_id"])
+            fields.conn_id = _decode_conn_id(spans["conn_id"])
         if "close_code" in spans:
             fields.close_code = msgspec.json.decode(spans["close_code"], type=int)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -224,5 +224,5 @@ def _scan_fields(message: bytes) -> _Fields:
     if "frame" in spans:
         fields.frame = msgspec.Raw(spans["frame"])
     if "push_wake" in spans:
-        fields.push_wake = msgspec.Raw(b"")
+        fields.push_wake = msgspec.Raw(spans["push_wake"])
     return fields

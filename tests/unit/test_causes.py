@@ -11,6 +11,8 @@ from pyrycode_relay.monitoring.counters import OUTCOMES, Counters
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
+from pyrycode_relay.protocol.push_wake import WakeOutcome, WakeRefusal
+from pyrycode_relay.push.provider import SendFault
 from tests.unit.bench import Cases, cases
 from tests.unit.sources import MODULES, SOURCES, Source, within
 
@@ -21,6 +23,8 @@ TEXTS = {
     },
     "protocol.envelope": {fault.text for fault in EnvelopeFault},
     "protocol.header_gate": {refusal.text for refusal in UpgradeRefusal},
+    "protocol.push_wake": {refusal.text for refusal in WakeRefusal},
+    "push.provider": {fault.text for fault in SendFault},
     "http.admission": {str(each) for each in (*Enforcement, *Bound)},
     "http.proxy_protocol": {str(refusal) for refusal in ProxyRefusal},
 }
@@ -87,6 +91,17 @@ class LabelTests(Cases):
     def test_envelope(self, fault: EnvelopeFault) -> None:
         """A refused envelope counts by its fault."""
         self.assertIn((fault.label,), self.counters.envelopes_refused.counts)
+
+    @cases({refusal.name: (refusal,) for refusal in WakeRefusal})
+    def test_wake(self, refusal: WakeRefusal) -> None:
+        """A refused wake counts by its cause."""
+        self.assertIn((refusal.label,), self.counters.push_refusals.counts)
+
+    @cases({fault.name: (fault,) for fault in SendFault})
+    def test_send(self, fault: SendFault) -> None:
+        """A failed send counts by its outcome."""
+        self.assertIn((fault.outcome.label,), self.counters.push_wakes.counts)
+        self.assertNotIn(fault.outcome, {WakeOutcome.SENT, WakeOutcome.DROPPED})
 
     @cases({refusal.name: (refusal,) for refusal in UpgradeRefusal})
     def test_upgrade(self, refusal: UpgradeRefusal) -> None:

@@ -18,6 +18,8 @@ CONTRACT = {
     "phone_frame_refused": Level.WARN,
     "binary_envelope_refused": Level.WARN,
     "binary_unknown_conn_id": Level.WARN,
+    "push_wake_sent": Level.INFO,
+    "push_wake_failed": Level.WARN,
     "push_wake_dropped": Level.WARN,
     "rate_limited": Level.WARN,
     "connection_cap_reached": Level.WARN,
@@ -40,6 +42,9 @@ FLOODING = {
     "accept_failed",
     "tls_handshake_failed",
 }
+HASHED = {"token_fp", "message_id"}
+"""Fields with such a word in their name: a push token's fingerprint, and the provider's own name
+for a message."""
 BY_LABEL = {event.label: event for event in Event}
 
 
@@ -70,4 +75,4 @@ class EventTests(Cases):
     def test_no_name_for_secrets(self) -> None:
         """No field could be meant for a payload, a token, a header or a query."""
         for word in ("token", "payload", "frame_", "header", "agent", "query", "body", "message"):
-            self.assertFalse([name for name in FIELDS if word in name], word)
+            self.assertFalse([name for name in FIELDS - HASHED if word in name], word)

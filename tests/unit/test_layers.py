@@ -36,7 +36,7 @@ LAYERS = (
     ("websocket",),
     ("http",),
     ("endpoints",),
-    ("monitoring",),
+    ("monitoring", "push"),
     ("startup_checks", "service"),
     ("process",),
     ("tap",),

@@ -14,7 +14,8 @@ from tests.unit.sources import MODULES, SOURCES, Source, within
 CONTRACT_FIELDS = (
     "server_id conn_id device_name remote binary_version close_code "
     "err path duration frames bytes listen mode version reason "
-    "capacity binaries phones aborted certificates retry_in enforcement"
+    "capacity binaries phones aborted certificates retry_in enforcement "
+    "token_fp message_id"
 )
 """The closed list of the contract's section on logging."""
 

@@ -223,6 +223,14 @@ class RefusedEnvelopeTest(WireTest):
         self.assertNotIn("wake-secret", str(self.relay.seen.events))
         self.assertNotIn("wake-secret", self.log_text())
         self.assertIsNone(binary.closed)
+        self.assertEqual(binary.messages, [])
+
+    def test_push_wake_that_asks(self) -> None:
+        """A binary that asks for the outcome is told that the wake is dropped."""
+        binary = self.relay.binary()
+        binary.text('{"push_wake":{"platform":"fcm","token":"t","reply":"w-1"},"frame":1}')
+        result = {"push_result": {"reply": "w-1", "outcome": "dropped"}}
+        self.assertEqual(binary.envelopes, [result])
 
     def test_payloads_are_not_logged(self) -> None:
         """Neither a good nor a bad message leaves a word of itself in events or log."""

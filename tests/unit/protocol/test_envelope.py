@@ -10,17 +10,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pyrycode_relay.protocol.envelope import (
-    PUSH_WAKE,
     SUFFIX,
     Envelope,
     EnvelopeError,
     EnvelopeFault,
-    PushWake,
     close_notice,
     data_prefix,
     is_json,
     unwrap,
 )
+from pyrycode_relay.protocol.push_wake import PushWake, WakeRequest
 from tests.unit.bench import Cases, cases, examples
 
 CONN_ID = "client-home-0123abcd"
@@ -510,17 +509,58 @@ class UnwrapTests(Cases):
 
     @cases(
         {
-            "plain": (b'{"push_wake":{"platform":"fcm","token":"hunter2"}}',),
-            "more_fields": (b'{"v":1,"push_wake":{"platform":"apns"}}',),
-            "surrogate": (rb'{"push_wake":{"token":"\ud800"}}',),
-            "escaped_name": (rb'{"push\u005fwake":{}}',),
+            "plain": (b'{"push_wake":%s}',),
+            "more_fields": (b'{"v":1,"push_wake":%s}',),
+            "escaped_name": (rb'{"push\u005fwake":%s}',),
+            "surrogate": (rb'{"x":"\ud800","push_wake":%s}',),
+            "white_space": (b'{ "push_wake" : %s }',),
+            "empty_id": (b'{"conn_id":"","push_wake":%s}',),
+            "null_id": (b'{"conn_id":null,"push_wake":%s}',),
+            "null_id_and_surrogate": (rb'{"conn_id":null,"push_wake":%s,"x":"\ud800"}',),
+            "frame": (b'{"push_wake":%s,"frame":[1]}',),
+            "code": (b'{"close_code":4401,"push_wake":%s}',),
+            "twice": (b'{"push_wake":1,"push_wake":%s}',),
         }
     )
-    def test_push_wake(self, message: bytes) -> None:
-        """A wake is known as one; nothing of it is handed on."""
-        found = unwrap(message)
-        self.assertIsInstance(found, PushWake)
-        self.assertIs(found, PUSH_WAKE)
+    def test_push_wake(self, template: bytes) -> None:
+        """Without a conn_id, a wake is read, whatever stands beside it."""
+        content = b'{"platform":"fcm","token":"hunter2"}'
+        found = unwrap(template.replace(b"%s", content))
+        self.assertEqual(found, PushWake(WakeRequest("fcm", "hunter2")))
+
+    @cases(
+        {
+            "number": (b'{"push_wake":1}',),
+            "array": (b'{"push_wake":[]}',),
+            "false": (b'{"push_wake":false}',),
+            "surrogate": (rb'{"push_wake":{"token":"\ud800"}}',),
+            "type": (b'{"conn_id":"","push_wake":{"token":1}}',),
+        }
+    )
+    def test_malformed_push_wake(self, message: bytes) -> None:
+        """A wake that cannot be read is one all the same, and no envelope."""
+        self.assertEqual(unwrap(message), PushWake(None))
+
+    @cases(
+        {
+            "null": (b'{"push_wake":null}', EnvelopeFault.NO_CONN_ID),
+            "null_and_space": (b'{"push_wake" : null , "frame":1}', EnvelopeFault.NO_CONN_ID),
+            "null_and_surrogate": (rb'{"push_wake":null,"x":"\ud800"}', EnvelopeFault.NO_CONN_ID),
+            "null_id": (b'{"conn_id":null,"push_wake":null}', EnvelopeFault.CONN_ID_TYPE),
+            "id_type": (b'{"conn_id":1,"push_wake":{}}', EnvelopeFault.CONN_ID_TYPE),
+        }
+    )
+    def test_no_push_wake(self, message: bytes, fault: EnvelopeFault) -> None:
+        """A wake that is null, or stands beside a conn_id that is no string, is none."""
+        with self.assertRaises(EnvelopeError) as raised:
+            unwrap(message)
+        self.assertIs(raised.exception.fault, fault)
+
+    @cases({"good": (b'{"platform":"fcm","token":"t"}',), "null": (b"null",), "bad": (b"[1]",)})
+    def test_push_wake_beside_an_id(self, wake: bytes) -> None:
+        """With a conn_id a wake is ignored, a malformed one too."""
+        message = b'{"conn_id":"%s","frame":[1],"push_wake":%s}' % (CONN_ID.encode(), wake)
+        self.assertEqual(self.frame(message), b"[1]")
 
     def test_errors_are_literals(self) -> None:
         """An error has nothing of the message in it."""
@@ -610,7 +650,7 @@ def reference(text: str) -> tuple[str, Any, int | None] | str | None:
     names = [name for name, _ in whole[1]]
     assume(all(names.count(name) <= 1 for name in ("conn_id", "close_code")))
     fields = dict(whole[1])
-    if "conn_id" not in fields and "push_wake" in fields:
+    if fields.get("conn_id") in (None, "") and fields.get("push_wake") is not None:
         assume("close_code" not in fields)
         return "push_wake"
     code = None
