@@ -1,5 +1,4 @@
-"""``pyrycode-relay-probe``: asks a relay, from outside, whether it does what it is for.
+"""``pyrycode-relay-probe``: a program that tests a relay from outside, end to end.
 
-A program of its own, on a client library that does not share the relay's code. Nothing else
-imports it.
+It uses a client library that shares no code with the relay. No other module imports it.
 """

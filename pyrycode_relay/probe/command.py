@@ -21,10 +21,10 @@ from pyrycode_relay.probe.target import Place, Target, TargetError
 PROGRAM: Final = "pyrycode-relay-probe"
 
 _DESCRIPTION: Final = """\
-Ask a pyrycode relay whether it works, the way its users would find out: connect as a
-daemon and as its phone, send frames there and back, and see that strangers are turned
-away. It uses random server-ids, and four WebSocket connections: four upgrades of what
-the relay allows this machine's address.
+Test a pyrycode relay end to end. The probe connects as a daemon and as its phone, and
+sends frames in both directions. It checks that the relay rejects a second daemon and a
+phone with an unknown server-id. The server-ids are random. The probe opens four WebSocket
+connections, which count against the upgrades that the relay allows this address.
 """
 
 _EXAMPLES: Final = f"""\
@@ -33,10 +33,11 @@ examples:
   a health check     {PROGRAM} --quiet --timeout=5 ws://127.0.0.1:8080
   monitoring         {PROGRAM} --json --min-days=14 wss://relay.example.org
   one of many        {PROGRAM} --connect=192.0.2.7:443 wss://relay.example.org
-  a relay in trial   {PROGRAM} --insecure wss://127.0.0.1:8443
+  a test relay       {PROGRAM} --insecure wss://127.0.0.1:8443
 
-The report goes to standard output; with --quiet there is only the sentence that says
-what is wrong, on standard error. Proxies of the environment are not used.
+The report goes to standard output. With --quiet, the probe prints one sentence to
+standard error if it fails, and otherwise nothing. Proxy settings in the environment are
+ignored.
 """
 
 _MAX_TIMEOUT: Final = 3600.0
@@ -50,12 +51,12 @@ def _bounded(least: float, most: float, whole: bool = False) -> Callable[[str], 
             raise argparse.ArgumentTypeError(f"{text} is not in {least:g} to {most:g}")
         return value
 
-    read.__name__ = "number"
+    read.__name__ = "number"  # argparse quotes it in "invalid number value"
     return read
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what reads the command line, and writes ``--help``."""
+    """Return the parser of the command line."""
     statuses = "\n".join(f"  {status.value}  {MEANINGS[status]}" for status in Status)
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -64,52 +65,69 @@ def command_line() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "url",
         metavar="URL",
-        help="wss://host, ws://host:port, https:// or http:// for the same, or a bare host, which "
-        "is wss://; a path is put before the relay's own paths",
+        help="wss://host, ws://host:port, or the same with https:// or http://; a bare host means "
+        "wss://; a path is put in front of the relay's own paths",
     )
-    add("--json", action="store_true", help="print one JSON object instead of the report")
-    add("--quiet", action="store_true", help="print nothing but what is wrong")
-    add(
+    _add_output_options(parser)
+    _add_check_options(parser)
+    _add_connection_options(parser)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of the report"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but a failure")
+
+
+def _add_check_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--timeout",
         type=_bounded(0.1, _MAX_TIMEOUT),
         default=10.0,
         metavar="SECONDS",
-        help="for all of it, look-up of the name included [default: 10]",
+        help="time for the whole probe, including the look-up of the name. Default: 10",
     )
-    add(
+    parser.add_argument(
         "--count",
         type=_bounded(1, _MAX_COUNT, whole=True),
         default=10,
         metavar="N",
-        help="round trips from the phone to the daemon and back [default: 10]",
+        help="round trips from the phone to the daemon and back. Default: 10",
     )
-    add(
+    parser.add_argument(
         "--min-days",
         type=_bounded(0, 10_000, whole=True),
         default=0,
         metavar="N",
-        help="fail when the certificate has fewer days left [default: 0]",
+        help="fail if the certificate has fewer days left. Default: 0",
     )
+
+
+def _add_connection_options(parser: argparse.ArgumentParser) -> None:
     trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--insecure", action="store_true", help="do not check the certificate")
-    trust.add_argument("--ca-file", metavar="FILE", help="trust the certificates in this PEM file")
-    add(
+    trust.add_argument("--insecure", action="store_true", help="do not verify the certificate")
+    trust.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="trust the certificates in this PEM file instead of this machine's",
+    )
+    parser.add_argument(
         "--connect",
         metavar="PLACE",
-        help="connect to this HOST:PORT, or UNIX socket (/path), whatever the URL says; names in "
-        "TLS and in the request are still the URL's",
+        help="connect to this HOST:PORT or UNIX socket (/path) instead of the URL's host; TLS and "
+        "the request still use the URL's name",
     )
-    add(
+    parser.add_argument(
         "--send-proxy",
         action="store_true",
-        help="begin connections with a PROXY header (version 2), for a relay that wants one",
+        help="send a PROXY header (version 2) first, for a listener that requires one",
     )
-    add("--version", action="version", version=f"{PROGRAM} {__version__}")
-    return parser
 
 
 def _trust(options: argparse.Namespace) -> ssl.SSLContext:
@@ -118,13 +136,13 @@ def _trust(options: argparse.Namespace) -> ssl.SSLContext:
     try:
         return verified(options.ca_file)
     except OSError as error:
-        no_pem = isinstance(error, ssl.SSLError)
-        cause = "it has no PEM certificates" if no_pem else error.strerror
+        no_certificates = isinstance(error, ssl.SSLError)
+        cause = "it has no PEM certificates" if no_certificates else error.strerror
         raise TargetError(f"--ca-file is {options.ca_file!r}: {cause}.") from error
 
 
 async def _probe(dial: Dial, report: Report, count: int, seconds: float) -> None:
-    """Probe; whatever comes, the outcome is in the report."""
+    """Probe the relay, and record the outcome in the report, whatever it is."""
     try:
         async with asyncio.timeout(seconds):
             await dial.find()
@@ -147,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trust = _trust(options)
     except TargetError as error:
         parser.error(str(error))
-    # Its warnings would say again, in its own words, what our sentences say.
+    # The library's warnings would repeat the report in other words.
     logging.getLogger("websockets").addHandler(logging.NullHandler())
     logging.getLogger("websockets").propagate = False
     report = Report(target.url("/"), time.perf_counter)

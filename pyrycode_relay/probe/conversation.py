@@ -1,4 +1,4 @@
-"""What a relay must do: one binary, its phone, and two that must be turned away."""
+"""The test of a relay: a binary and its phone, and two connections that it must reject."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from pyrycode_relay.probe.report import ProbeError, Report, Status, percentiles,
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause
 
-_TOKEN = "probe"  # noqa: S105 - the relay wants one and looks at none
-_GOODBYE = close_codes.Close(close_codes.NORMAL, "")
+_TOKEN = "probe"  # noqa: S105 - no secret: the relay checks only that there is a token
 
 
-def _id() -> str:
-    """Return a server-id that nobody else has."""
+def _random_server_id() -> str:
     return f"probe-{secrets.token_hex(8)}"
 
 
-def _binary(server_id: str) -> Mapping[str, str]:
+def _binary_headers(server_id: str) -> Mapping[str, str]:
     return {"X-Pyrycode-Server": server_id, "X-Pyrycode-Version": f"probe {__version__}"}
 
 
-def _phone(server_id: str) -> Mapping[str, str]:
+def _phone_headers(server_id: str) -> Mapping[str, str]:
     return {
         "X-Pyrycode-Server": server_id,
         "X-Pyrycode-Token": _TOKEN,
@@ -39,51 +37,55 @@ def _phone(server_id: str) -> Mapping[str, str]:
 
 
 async def converse(dial: Dial, report: Report, count: int) -> None:
-    """Go through all of it, with ``count`` round trips. Raises `ProbeError`."""
-    server_id = _id()
+    """Test the relay with ``count`` round trips. Raises `ProbeError`."""
+    server_id = _random_server_id()
     report.begin("upgrade")
-    async with _leg(dial, "binary", _binary(server_id)) as binary:
+    async with _leg(dial, "binary", _binary_headers(server_id)) as binary:
         report.begin("second_claim")
-        async with _leg(dial, "second binary", _binary(server_id)) as second:
-            await _turned_away(report, second, EndCause.CONFLICT.close)
+        async with _leg(dial, "second binary", _binary_headers(server_id)) as second:
+            await _expect_close(report, second, EndCause.CONFLICT.close)
         report.begin("unknown_id")
-        async with _leg(dial, "phone of an unknown server-id", _phone(_id())) as stranger:
-            await _turned_away(report, stranger, EndCause.NO_SERVER.close)
+        async with _leg(
+            dial, "phone of an unknown server-id", _phone_headers(_random_server_id())
+        ) as stranger:
+            await _expect_close(report, stranger, EndCause.NO_SERVER.close)
         report.begin("phone")
-        async with _leg(dial, "phone", _phone(server_id)) as phone:
+        async with _leg(dial, "phone", _phone_headers(server_id)) as phone:
             report.begin("round_trips")
             conn_id = await _round_trips(report, binary, phone, count)
         report.begin("close_notice")
-        await _noticed(report, binary, conn_id)
+        await _expect_close_notice(report, binary, conn_id)
     report.end()
 
 
 @asynccontextmanager
 async def _leg(dial: Dial, who: str, fields: Mapping[str, str]) -> AsyncIterator[ClientConnection]:
-    """Have a connection; when the relay closes it before its time, say whose it was."""
+    """Open a connection. Raises `ProbeError` if the relay closes it too early."""
     path = "/v1/client" if "X-Pyrycode-Token" in fields else "/v1/server"
     async with dial.leg(path, fields) as connection:
         try:
             yield connection
         except ConnectionClosed as closed:
             if closed.rcvd is not connection.protocol.close_rcvd:
-                raise  # it is about the connection around this one
-            raise _cut_off(who, closed) from closed
+                raise  # another leg's connection was closed
+            raise _unexpected_close(who, closed) from closed
 
 
-def _cut_off(who: str, closed: ConnectionClosed) -> ProbeError:
+def _unexpected_close(who: str, closed: ConnectionClosed) -> ProbeError:
     if closed.rcvd is None:
         return ProbeError(Status.MISBEHAVES, f"The {who}'s connection broke.")
-    said = printable(f"{closed.rcvd.code} {closed.rcvd.reason}".strip())
+    received = printable(f"{closed.rcvd.code} {closed.rcvd.reason}".strip())
     busy = closed.rcvd.code == close_codes.GOING_AWAY
     return ProbeError(
         Status.BUSY if busy else Status.MISBEHAVES,
-        f"The relay closed the {who}'s connection with {said!r}.",
+        f"The relay closed the {who}'s connection with {received!r}.",
     )
 
 
-async def _turned_away(report: Report, peer: ClientConnection, expected: close_codes.Close) -> None:
-    """See that the relay closes a connection as it should."""
+async def _expect_close(
+    report: Report, peer: ClientConnection, expected: close_codes.Close
+) -> None:
+    """Check that the relay closes a connection with ``expected``. Raises `ProbeError`."""
     try:
         await peer.recv()
     except ConnectionClosed as closed:
@@ -93,57 +95,60 @@ async def _turned_away(report: Report, peer: ClientConnection, expected: close_c
         if code == close_codes.GOING_AWAY:
             raise ProbeError(Status.BUSY, "The relay is shutting down.") from None
         if (code, reason) != expected:
-            said = f"{code} {reason}".strip()
+            received = f"{code} {reason}".strip()
             raise ProbeError(
                 Status.MISBEHAVES,
-                f"It closed with {said!r}, not with '{expected.code} {expected.reason}'.",
+                f"The relay closed with {received!r} instead of "
+                f"'{expected.code} {expected.reason}'.",
             ) from None
     else:
-        raise ProbeError(Status.MISBEHAVES, f"It was sent a message, not closed {expected.code}.")
+        raise ProbeError(
+            Status.MISBEHAVES, f"The relay sent a message instead of closing with {expected.code}."
+        )
 
 
 async def _round_trips(
     report: Report, binary: ClientConnection, phone: ClientConnection, count: int
 ) -> str:
-    """Send frames there and back, look at every byte of them, and return the phone's conn_id."""
+    """Send frames to the binary and back, and compare each byte. Return the phone's conn_id."""
     durations, conn_id = [], ""
     for number in range(count):
-        # White space and key order are a frame's own affair: it has to come as it went.
+        # The relay must forward white space and key order unchanged.
         frame = f'{{"trip": {number},"probe" :"{secrets.token_hex(8)}"}}'
         started = time.perf_counter()
         await phone.send(frame)
         envelope = await binary.recv()
         if '"close_code"' in str(envelope):
-            await phone.recv()  # which says why it has gone
+            await phone.recv()  # raises, with the close frame that says why the phone has gone
         conn_id = _unwrapped(envelope, frame)
         await binary.send(f'{{"conn_id":{json.dumps(conn_id)},"frame":{frame}}}')
         back = await phone.recv()
         durations.append((time.perf_counter() - started) * 1000)
         if back != frame:
-            raise ProbeError(Status.MISBEHAVES, "A frame came to the phone as something else.")
+            raise ProbeError(Status.MISBEHAVES, "A frame was changed on its way to the phone.")
     report.found(count=count, **percentiles(durations))
     return conn_id
 
 
 def _unwrapped(envelope: str | bytes, frame: str) -> str:
-    """Return the conn_id of an envelope, whose frame has to be ``frame`` byte for byte."""
+    """Return the conn_id of an envelope. Raises `ProbeError` unless it contains ``frame``."""
     try:
         conn_id = json.loads(envelope)["conn_id"]
     except (ValueError, KeyError, TypeError):
         raise ProbeError(
-            Status.MISBEHAVES, "The binary was sent something that is no envelope."
+            Status.MISBEHAVES, "The binary received a message that is not an envelope."
         ) from None
     if envelope != f'{{"conn_id":{json.dumps(conn_id)},"frame":{frame}}}':
-        raise ProbeError(Status.MISBEHAVES, "A frame came to the binary as something else.")
+        raise ProbeError(Status.MISBEHAVES, "A frame was changed on its way to the binary.")
     return str(conn_id)
 
 
-async def _noticed(report: Report, binary: ClientConnection, conn_id: str) -> None:
-    """See that the binary is told how its phone went."""
+async def _expect_close_notice(report: Report, binary: ClientConnection, conn_id: str) -> None:
+    """Check that the binary receives its phone's close notice. Raises `ProbeError`."""
     notice = await binary.recv()
     expected = f'{{"conn_id":{json.dumps(conn_id)},"close_code":{close_codes.NORMAL}}}'
     if notice != expected:
         raise ProbeError(
-            Status.MISBEHAVES, "The binary was not told that its phone went with 1000."
+            Status.MISBEHAVES, "The binary did not receive its phone's close notice with code 1000."
         )
     report.found(code=close_codes.NORMAL)

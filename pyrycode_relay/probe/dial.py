@@ -1,4 +1,4 @@
-"""Connections to a relay, step by step: name, TCP, TLS, upgrade; each failure a sentence."""
+"""Connections to a relay, step by step: name, TCP, TLS, upgrade. Each failure is one sentence."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHeader, InvalidStatus, WebSocketException
+from websockets.http11 import Response
 
 from pyrycode_relay import __version__
 from pyrycode_relay.probe.report import ProbeError, Report, Status, printable
 from pyrycode_relay.probe.target import Place, Target, authority
 
-_PROXY: Final = b"\r\n\r\n\0\r\nQUIT\n\x21"
-"""The beginning of a PROXY header, version 2, for somebody who is calling."""
+_PROXY_START: Final = b"\r\n\r\n\0\r\nQUIT\n\x21"
+"""Start of a PROXY header: the signature, then version 2 with the command PROXY."""
 
 _CLOSE_TIMEOUT: Final = 1.0
-"""Seconds the relay has to answer our close: the verdict does not depend on it."""
+"""Seconds to wait for the answer to the probe's close frame. The verdict does not depend on it."""
 
-_PATIENCE: Final = 3.0
-"""Seconds for one of several addresses: one that drops what it gets must not use up all time."""
+_ADDRESS_TIMEOUT: Final = 3.0
+"""Seconds for each address but the last, so that a silent one does not use up the whole time."""
 
 _NOT_TLS: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}
-"""OpenSSL's words for bytes that are no TLS record."""
+"""OpenSSL's reasons for bytes that are not a TLS record."""
 
 _EXPIRED: Final = {10}
 _NOT_YET: Final = {9}
@@ -42,10 +43,16 @@ _UNTRUSTED: Final = {2, 18, 19, 20, 21, 27}
 
 
 class Dial:
-    """Opens WebSocket connections to ``target``.
+    """Opens WebSocket connections to a relay.
 
-    ``place`` is where to connect, if not where the target says; ``trust`` is how TLS is checked,
-    ``send_proxy`` whether a PROXY header goes first.
+    Args:
+        target: The relay.
+        report: Receives the steps of `find` and their results.
+        trust: Verifies the certificate.
+        place: Where to connect; by default the target's host and port.
+        send_proxy: Whether each connection begins with a PROXY header.
+        min_days: Days that the certificate must have left; 0 means no check.
+
     """
 
     def __init__(
@@ -64,9 +71,13 @@ class Dial:
         self._send_proxy = send_proxy
         self._min_days = min_days
         self._address: tuple[int, Any]
+        """Family and address of the relay; `find` sets it."""
 
     async def find(self) -> None:
-        """Look the name up, choose the first of its addresses that accepts, and try TLS there."""
+        """Look up the name, choose its first address that accepts a connection, and try TLS there.
+
+        Raises `ProbeError`.
+        """
         addresses: list[tuple[int, Any]]
         if self._place.is_unix:
             addresses = [(socket.AF_UNIX, self._place.host)]
@@ -91,7 +102,7 @@ class Dial:
             if getattr(error, "errno", None) in missing:
                 sentence = f"There is no host named {place.host}."
             else:
-                cause = getattr(error, "strerror", None) or "it is not a name"
+                cause = getattr(error, "strerror", None) or "it is not a host name"
                 sentence = f"The name {place.host} cannot be looked up: {cause}."
             raise ProbeError(Status.UNREACHABLE, sentence) from error
 
@@ -102,8 +113,8 @@ class Dial:
             self._report.found(address=shown)
             self._address = (family, where)
             try:
-                # The last one may take all the time that is left.
-                async with asyncio.timeout(_PATIENCE if number < len(addresses) else None):
+                # The last address may use all the remaining time.
+                async with asyncio.timeout(_ADDRESS_TIMEOUT if number < len(addresses) else None):
                     sock = await self._connect()
             except TimeoutError:
                 failed.append(f"{shown} does not answer")
@@ -131,12 +142,12 @@ class Dial:
         return sock
 
     async def _shake_hands(self, sock: socket.socket) -> None:
-        """Try TLS; of a certificate that is refused, have a look what it is."""
+        """Try TLS. Read a refused certificate anyway, without verification, for the report."""
         try:
-            await self._note_tls(sock, self._trust)
+            await self._record_tls(sock, self._trust)
         except ssl.SSLCertVerificationError as error:
             with contextlib.suppress(OSError):
-                await self._note_tls(await self._connect(), unverified())
+                await self._record_tls(await self._connect(), unverified())
             raise ProbeError(Status.TLS, self._refused_certificate(error)) from error
         except (OSError, EOFError) as error:
             raise ProbeError(Status.TLS, self._failed_tls(error)) from error
@@ -147,7 +158,7 @@ class Dial:
             )
             raise ProbeError(Status.TLS, sentence)
 
-    async def _note_tls(self, sock: socket.socket, trust: ssl.SSLContext) -> None:
+    async def _record_tls(self, sock: socket.socket, trust: ssl.SSLContext) -> None:
         _, writer = await asyncio.open_connection(
             sock=sock, ssl=trust, server_hostname=self._target.host
         )
@@ -162,7 +173,7 @@ class Dial:
         except ValueError as error:
             raise ProbeError(Status.TLS, "The certificate cannot be read.") from error
         finally:
-            # Politely would mean to wait for the peer.
+            # An orderly close would wait for the peer.
             writer.transport.abort()
 
     def _refused_certificate(self, error: ssl.SSLCertVerificationError) -> str:
@@ -179,8 +190,8 @@ class Dial:
             return f"The certificate is for {names}, not for {self._target.host}."
         if code in _UNTRUSTED:
             return (
-                "The certificate is self-signed, or signed by nobody whom this machine trusts; "
-                "give --ca-file=FILE, or --insecure to look past it."
+                "The certificate is self-signed, or signed by a CA that this machine does not "
+                "trust; add --ca-file=FILE, or --insecure to skip the check."
             )
         return f"The certificate is refused: {error.verify_message}."
 
@@ -188,20 +199,20 @@ class Dial:
         place = self._report.steps[-2].found["address"]
         reason = getattr(error, "reason", None) or ""
         if reason in _NOT_TLS:
-            return f"What listens on {place} does not speak TLS; is it ws:// that you want?"
+            return f"The server on {place} does not speak TLS; did you mean ws://?"
         if "ALERT" in reason or reason == "TLSV1_UNRECOGNIZED_NAME":
             words = reason.partition("ALERT_")[2].replace("_", " ").lower() or "unrecognized name"
             host = self._target.host
             return f"The server ends the TLS handshake ({words}); does it serve the name {host}?"
         if isinstance(error, ssl.SSLError) and reason:
             return f"TLS fails: {reason.lower().replace('_', ' ')}."
-        return f"{place} ends the connection during the TLS handshake; is it ws:// that you want?"
+        return f"{place} ends the connection during the TLS handshake; did you mean ws://?"
 
     @asynccontextmanager
     async def leg(self, path: str, fields: Mapping[str, str]) -> AsyncIterator[ClientConnection]:
-        """Have a WebSocket connection of its own to one of the relay's paths.
+        """Open a WebSocket connection to one of the relay's paths; close it at the end.
 
-        Raises `ProbeError` when it is not upgraded.
+        Raises `ProbeError` if the relay does not upgrade it.
         """
         secure = self._target.secure
         try:
@@ -228,81 +239,67 @@ class Dial:
 
 
 def _proxy_header(sock: socket.socket) -> bytes:
-    """Return a PROXY header that announces the socket's own ends.
+    """Return a PROXY header with the socket's own addresses.
 
-    Not LOCAL, which is for health checks that open no WebSocket.
+    Its command is PROXY. The relay closes a connection whose header has the command LOCAL.
     """
     if sock.family == socket.AF_UNIX:
-        return _PROXY + struct.pack("!BH", 0x31, 216) + bytes(216)
+        return _PROXY_START + struct.pack("!BH", 0x31, 216) + bytes(216)
     ends = sock.getsockname(), sock.getpeername()
     addresses = b"".join(socket.inet_pton(sock.family, end[0].partition("%")[0]) for end in ends)
     addresses += struct.pack("!HH", ends[0][1], ends[1][1])
     family = 0x11 if sock.family == socket.AF_INET else 0x21
-    return _PROXY + struct.pack("!BH", family, len(addresses)) + addresses
+    return _PROXY_START + struct.pack("!BH", family, len(addresses)) + addresses
 
 
 def _refused_upgrade(error: BaseException, path: str) -> ProbeError:
     inner = error.__cause__ or error.__context__
     if isinstance(inner, InvalidStatus):
-        # A redirect, which the library does not follow on a socket that it was given.
+        # The library does not follow a redirect on a socket that it was given.
         error = inner
     if isinstance(error, InvalidStatus):
-        response = error.response
-        status = response.status_code
-        again = response.headers.get("Retry-After", "")
-        wait = f"; try again in {int(again)} s" if again.isdecimal() and len(again) < 6 else ""
-        answer = f"The answer to the upgrade of {path} is {status}"
-        if status in _ANSWERS:
-            return ProbeError(*_ANSWERS[status](answer, wait))
-        return ProbeError(Status.NO_RELAY, f"{answer}, not 101.")
+        return _refused_with_status(error.response, path)
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return ProbeError(Status.UNREACHABLE, f"The connection fails: {error.strerror}.")
     if isinstance(error, InvalidHeader):
-        return ProbeError(Status.NO_RELAY, f"The answer to the upgrade of {path} breaks RFC 6455.")
+        return ProbeError(
+            Status.NO_RELAY, f"The answer to the upgrade of {path} violates RFC 6455."
+        )
     return ProbeError(Status.NO_RELAY, f"There is no HTTP/1.1 answer to the upgrade of {path}.")
 
 
-def _try_later(answer: str, wait: str) -> tuple[Status, str]:
-    return Status.BUSY, f"{answer}: the relay is draining, or full{wait}."
-
-
-def _too_many(answer: str, wait: str) -> tuple[Status, str]:
-    return Status.BUSY, f"{answer}: too many upgrades from this address{wait}."
-
-
-def _no_path(answer: str, _: str) -> tuple[Status, str]:
-    return Status.NO_RELAY, f"{answer}: no relay, or what stands before it hides its paths."
-
-
-def _other_host(answer: str, _: str) -> tuple[Status, str]:
-    return Status.NO_RELAY, f"{answer}: the relay does not serve this host name."
-
-
-def _mangled(answer: str, _: str) -> tuple[Status, str]:
-    sentence = f"{answer}: no relay, or what stands before it drops headers of the request."
-    return Status.NO_RELAY, sentence
-
-
+_MANGLED: Final = "there is no relay here, or a proxy drops headers of the request"
 _ANSWERS: Final = {
-    400: _mangled,
-    404: _no_path,
-    421: _other_host,
-    426: _mangled,
-    429: _too_many,
-    503: _try_later,
+    400: (Status.NO_RELAY, _MANGLED),
+    404: (Status.NO_RELAY, "there is no relay here, or a proxy hides its paths"),
+    421: (Status.NO_RELAY, "the relay does not serve this host name"),
+    426: (Status.NO_RELAY, _MANGLED),
+    429: (Status.BUSY, "too many upgrades from the probe's address"),
+    503: (Status.BUSY, "the relay is draining, or full"),
 }
-"""What answers to an upgrade mean, by their status; see "Endpoints" in ``docs/protocol.md``."""
+"""Meaning of each HTTP status that refuses an upgrade; see "Endpoints" in ``docs/protocol.md``."""
+
+
+def _refused_with_status(response: Response, path: str) -> ProbeError:
+    answer = f"The answer to the upgrade of {path} is {response.status_code}"
+    if response.status_code not in _ANSWERS:
+        return ProbeError(Status.NO_RELAY, f"{answer}, not 101.")
+    status, meaning = _ANSWERS[response.status_code]
+    seconds = response.headers.get("Retry-After", "")
+    if status is Status.BUSY and seconds.isdecimal() and len(seconds) < 6:
+        meaning += f"; try again in {int(seconds)} s"
+    return ProbeError(status, f"{answer}: {meaning}.")
 
 
 async def _addresses(host: str, port: int) -> list[Any]:
-    """Return what `socket.getaddrinfo` does, from a thread that nobody has to wait for.
+    """Return the result of `socket.getaddrinfo`, called in a thread that is never joined.
 
-    The loop's own threads are joined at the end, and a look-up cannot be interrupted.
+    A look-up cannot be interrupted, and the loop would join its own threads at the end.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Any]] = loop.create_future()
 
-    def tell(found: list[Any] | Exception) -> None:
+    def resolve(found: list[Any] | Exception) -> None:
         if answer.done():
             return
         if isinstance(found, Exception):
@@ -316,23 +313,23 @@ async def _addresses(host: str, port: int) -> list[Any]:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except Exception as error:
             found = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: too late
-            loop.call_soon_threadsafe(tell, found)
+        with contextlib.suppress(RuntimeError):  # The loop is closed: the result is too late.
+            loop.call_soon_threadsafe(resolve, found)
 
     threading.Thread(target=look_up, daemon=True).start()
     return await answer
 
 
 def verified(ca_file: str | None = None) -> ssl.SSLContext:
-    """Return how TLS is checked: against ``ca_file``, or what this machine trusts.
+    """Return a TLS context that trusts ``ca_file``, or by default this machine's certificates.
 
-    Raises `OSError` for a file that has no certificates.
+    Raises `OSError` if the file cannot be read or has no certificates.
     """
     return ssl.create_default_context(cafile=ca_file)
 
 
 def unverified() -> ssl.SSLContext:
-    """Return how TLS is done without a check of the certificate."""
+    """Return a TLS context that does not verify the certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -345,7 +342,7 @@ def days(number: int) -> str:
 
 
 def certificate(der: bytes) -> dict[str, Any]:
-    """Return what a report says of a certificate: issuer, names, end and days until then."""
+    """Return a certificate's issuer, names, expiry date and days left, for the report."""
     parsed = x509.load_der_x509_certificate(der)
     left = parsed.not_valid_after_utc - datetime.now(UTC)
     return {

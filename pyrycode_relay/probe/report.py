@@ -1,4 +1,4 @@
-"""What a probe found: its steps, its verdict, and how both are shown to people and to machines."""
+"""The report of a probe: its steps and its verdict, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _NAMES_SHOWN: Final = 8
-"""Names of a certificate that people are shown; there may be hundreds, and JSON has them all."""
+"""Maximum names of a certificate in the text. There may be hundreds; JSON has all of them."""
 
 
 class Status(enum.IntEnum):
-    """The exit statuses. They are part of the interface: scripts branch on them."""
+    """The exit statuses. Scripts depend on the numbers."""
 
     WORKS = 0
     MISBEHAVES = 1
@@ -27,18 +27,18 @@ class Status(enum.IntEnum):
 
 MEANINGS: Final = {
     Status.WORKS: "the relay works",
-    Status.MISBEHAVES: "a relay answers, but not as it must",
+    Status.MISBEHAVES: "a relay answers, but wrongly",
     Status.USAGE: "the command line is wrong",
-    Status.UNREACHABLE: "no such name, refused, or no way there",
-    Status.TLS: "TLS fails, or the certificate is not good (enough)",
-    Status.NO_RELAY: "what answers is no relay, or does not serve this host name",
-    Status.BUSY: "the relay refuses for now: draining, full, or too many tries (503, 429)",
+    Status.UNREACHABLE: "the name does not exist, the connection was refused, or there is no route",
+    Status.TLS: "TLS fails, or the certificate is invalid or has fewer days left than --min-days",
+    Status.NO_RELAY: "the server is not a relay, or does not serve this host name",
+    Status.BUSY: "the relay refuses for now: it drains, is full, or limits the rate (503, 429)",
     Status.TIMEOUT: "not finished within --timeout",
 }
 
 
 class ProbeError(Exception):
-    """Why a probe failed: a status, and a sentence for whoever reads it."""
+    """A probe failed. Carries the exit status and one sentence for the report."""
 
     def __init__(self, status: Status, sentence: str) -> None:
         super().__init__(sentence)
@@ -47,16 +47,18 @@ class ProbeError(Exception):
 
 @dataclass
 class Step:
-    """One thing that was tried: its name, how long it took in milliseconds, and what it showed."""
+    """One step of a probe."""
 
     name: str
     started: float
     ms: float | None = None
+    """Duration in milliseconds; None until the step has succeeded."""
     found: dict[str, Any] = field(default_factory=dict)
+    """Results, by their names in JSON."""
 
 
 class Report:
-    """A probe's course. ``seconds`` is the clock."""
+    """The steps of a probe, and its problem if it failed. ``seconds`` is the clock."""
 
     def __init__(self, target: str, seconds: Callable[[], float]) -> None:
         self.target = target
@@ -65,21 +67,21 @@ class Report:
         self._seconds = seconds
 
     def begin(self, name: str) -> None:
-        """Begin a step; the one before it went well."""
+        """Begin a step. The previous step has succeeded."""
         self.end()
         self.steps.append(Step(name, self._seconds()))
 
     def found(self, **found: Any) -> None:
-        """Note what the step at hand shows."""
+        """Add results to the current step."""
         self.steps[-1].found.update(found)
 
     def end(self) -> None:
-        """End the step at hand: it went well."""
+        """End the current step, which has succeeded."""
         if self.steps and self.steps[-1].ms is None:
             self.steps[-1].ms = round((self._seconds() - self.steps[-1].started) * 1000, 3)
 
     def fail(self, problem: ProbeError) -> None:
-        """Take note that the step at hand failed, and with it the probe."""
+        """End the probe: the current step has failed."""
         self.problem = problem
 
     @property
@@ -88,7 +90,7 @@ class Report:
         return Status.WORKS if self.problem is None else self.problem.status
 
     def as_json(self) -> str:
-        """Return one JSON object, for machines; durations are in milliseconds."""
+        """Return the report as a JSON object. Durations are in milliseconds."""
         steps: Mapping[str, object] = {
             step.name: {"ok": step.ms is not None, "ms": step.ms, **step.found}
             for step in self.steps
@@ -105,7 +107,7 @@ class Report:
         )
 
     def as_text(self) -> str:
-        """Return the report for people."""
+        """Return the report as text for people."""
         lines = [self.target, ""]
         for step in self.steps:
             lines += self._rows(step)
@@ -135,10 +137,10 @@ _HEADLINES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "second_claim": _closed,
     "unknown_id": _closed,
     "phone": lambda _: "101 for a phone",
-    "round_trips": lambda found: f"{found['count']}, each frame byte for byte",
-    "close_notice": lambda found: f"{found['code']} told to the binary",
+    "round_trips": lambda found: f"{found['count']}, every frame unchanged",
+    "close_notice": lambda found: f"{found['code']} sent to the binary",
 }
-"""What the line of each step says, from what it found. These are all steps there are."""
+"""The result that the text shows for each step. The table has every step."""
 
 
 def _nothing(_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -146,7 +148,7 @@ def _nothing(_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _failed_addresses(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from (("but not", each) for each in found.get("failed", ()))
+    yield from (("failed", each) for each in found.get("failed", ()))
 
 
 def _certificate(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -157,7 +159,7 @@ def _certificate(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         names = found["names"]
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         yield "names", (", ".join(names[:_NAMES_SHOWN]) or "none") + more
-        yield "until", f"{found['not_after']}, {found['days_left']} days left"
+        yield "expires", f"{found['not_after']}, {found['days_left']} days left"
 
 
 def _percentiles(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -171,14 +173,17 @@ _DETAILS: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, s
     "tls": _certificate,
     "round_trips": _percentiles,
 }
-"""The further lines of a step, as label and value."""
+"""Further lines of a step, as label and value."""
 
 PERCENTILES: Final = {"min": 0, "p50": 50, "p90": 90, "p99": 99, "max": 100}
-"""What is shown of the round trips' durations: of 100 in order, the one up to which so many are."""
+"""Percentiles of the round trips' durations, by name."""
 
 
 def percentiles(durations: Sequence[float]) -> dict[str, float]:
-    """Return the `PERCENTILES` of durations (at least one), by nearest rank: all were measured."""
+    """Return the `PERCENTILES` of one or more durations.
+
+    They are nearest ranks, so each value was measured.
+    """
     ordered = sorted(durations)
     return {
         f"{name}_ms": round(ordered[max(0, -(-len(ordered) * percent // 100) - 1)], 3)
@@ -187,5 +192,5 @@ def percentiles(durations: Sequence[float]) -> dict[str, float]:
 
 
 def printable(text: str) -> str:
-    """Return what a peer sent, fit for a terminal: no control characters, not too long."""
+    """Return a peer's text for a terminal: at most 200 characters, unprintable ones as ``?``."""
     return "".join(each if each.isprintable() else "?" for each in text[:200])

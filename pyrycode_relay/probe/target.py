@@ -1,4 +1,4 @@
-"""What is probed: the URL as people give it, and the address to connect to."""
+"""The relay to probe: its URL, and the address to connect to."""
 
 from __future__ import annotations
 
@@ -10,45 +10,49 @@ _SECURE: Final = {"wss": True, "https": True, "ws": False, "http": False}
 
 
 class TargetError(ValueError):
-    """A URL or an address that is none; the text is a sentence."""
+    """A URL or an address is invalid. The text is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A relay's place: whether it speaks TLS, its host and port, and what its paths begin with."""
+    """A relay's URL in parts."""
 
     secure: bool
+    """Whether the relay is reached over TLS."""
     host: str
     port: int
     prefix: str = ""
+    """The path in front of the relay's own paths, without a slash at the end."""
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Read ``wss://``, ``ws://``, ``https://``, ``http://`` or a bare host, which is wss.
+        """Parse ``wss://``, ``ws://``, ``https://``, ``http://`` or a bare host, which means wss.
 
-        Raises `TargetError`. What could be a secret in the URL is not quoted.
+        Raises `TargetError`, which never quotes a possible secret in the URL.
         """
         scheme, separator, _ = text.partition("://")
         if not separator:
             scheme, text = "wss", f"wss://{text}"
         if scheme.lower() not in _SECURE:
             raise TargetError(
-                f"The scheme {scheme!r} is not a relay's; use wss://, ws://, https:// or http://."
+                f"The scheme {scheme!r} is not supported; use wss://, ws://, https:// or http://."
             )
         try:
             parts = urlsplit(text)
             host, port = parts.hostname or "", parts.port
             host = host if ":" in host else host.encode("idna").decode("ascii")
         except ValueError:
-            raise TargetError("The URL's host or port cannot be right.") from None
+            raise TargetError("The URL's host, port or path is invalid.") from None
         if parts.username is not None or parts.password is not None:
             raise TargetError(
-                "The URL has a user name or password, which no relay takes; leave out."
+                "The URL has a user name or a password; remove it, because no relay uses one."
             )
         if parts.query or parts.fragment:
-            raise TargetError("The URL has a query or a fragment, which no relay takes; leave out.")
+            raise TargetError(
+                "The URL has a query or a fragment; remove it, because no relay uses one."
+            )
         if not host or port == 0 or not _is_plain(host + parts.path):
-            raise TargetError("The URL's host or port cannot be right.")
+            raise TargetError("The URL's host, port or path is invalid.")
         secure = _SECURE[scheme.lower()]
         return cls(secure, host, port or (443 if secure else 80), parts.path.rstrip("/"))
 
@@ -60,14 +64,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to connect: a host and a port, or a UNIX socket's path."""
+    """Where to connect: a host and a port, or the path of a UNIX socket (then the port is 0)."""
 
     host: str
     port: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Read ``HOST:PORT`` or the absolute path of a UNIX socket. Raises `TargetError`."""
+        """Parse ``HOST:PORT`` or the absolute path of a UNIX socket. Raises `TargetError`."""
         if text.startswith("/"):
             return cls(text)
         try:
@@ -91,7 +95,7 @@ class Place:
 
 
 def authority(host: str, port: int) -> str:
-    """Return host and port as a URL has them."""
+    """Return ``host:port`` for a URL, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -173,7 +173,7 @@ class TLSTests(ProbeTestCase):
         ).stdout
         self.assertRegex(text, r"(?m)^ok +tls +TLSv1\.3, verified")
         self.assertRegex(text, r"(?m)^ +names +relay\.test, 127\.0\.0\.1$")
-        self.assertRegex(text, r"(?m)^ +until +\S+, 59 days left$")
+        self.assertRegex(text, r"(?m)^ +expires +\S+, 59 days left$")
 
     def test_nobody_trusts_it(self) -> None:
         """A self-signed one is refused with the way out, and ``--insecure`` is that."""
@@ -342,7 +342,7 @@ class StrangerTests(ProbeTestCase):
             (b"220 mail.test ESMTP\r\n", "no HTTP/1.1 answer"),
             (b"\0" * 100_000, "no HTTP/1.1 answer"),
             (b"", "no HTTP/1.1 answer"),
-            (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "breaks RFC 6455"),
+            (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "violates RFC 6455"),
         ):
             with answering(answer) as url:
                 self.fails(Status.NO_RELAY, pattern, url)
@@ -519,16 +519,16 @@ class MisbehaviourTests(ProbeTestCase):
     def test_misbehaviour(self) -> None:
         """Whatever is wrong is told in a sentence, without what the peer said in it raw."""
         for wrong, pattern in {
-            "unknown": "It closed with '1000', not with '4404 no server with that id'",
-            "reason": r"It closed with '4409 \?\[31mno', not with",
-            "takes both": "sent a message, not closed 4409",
+            "unknown": "closed with '1000' instead of '4404 no server with that id'",
+            "reason": r"closed with '4409 \?\[31mno' instead of",
+            "takes both": "sent a message instead of closing with 4409",
             "drops the binary": "closed the binary's connection with '1011 internal error'",
             "drops the phone": "closed the phone's connection with '1011 internal error'",
-            "encodes anew": "A frame came to the binary as something else",
-            "no envelope": "no envelope",
-            "no object": "no envelope",
-            "back": "A frame came to the phone as something else",
-            "notice": "not told that its phone went with 1000",
+            "encodes anew": "A frame was changed on its way to the binary",
+            "no envelope": "received a message that is not an envelope",
+            "no object": "received a message that is not an envelope",
+            "back": "A frame was changed on its way to the phone",
+            "notice": "did not receive its phone's close notice with code 1000",
         }.items():
             self.fails(Status.MISBEHAVES, pattern, f"ws://127.0.0.1:{self.against(wrong)}")
 
