@@ -1,6 +1,6 @@
 """``/v1/server`` and ``/v2/server``: a binary claims its server-id and exchanges envelopes.
 
-Gate, claim, envelopes in, release. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
+Steps: header gate, claim, envelopes, release. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
 """
 
 from __future__ import annotations
@@ -155,14 +155,14 @@ class BinaryProtocol(RelayProtocol):
         try:
             envelope = unwrap(payload)
         except EnvelopeError as error:
-            self._complain(Event.BINARY_ENVELOPE_REFUSED, error.fault)
+            self._report(Event.BINARY_ENVELOPE_REFUSED, error.fault)
             return
         if isinstance(envelope, PushWake):
             self._wake(envelope)
             return
         phone = slot.phones.get(envelope.conn_id)
         if phone is None or phone.close_requested:
-            self._complain(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
+            self._report(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
             return
         self._forward(phone, envelope)
 
@@ -177,13 +177,13 @@ class BinaryProtocol(RelayProtocol):
     def _forward(self, phone: Phone, envelope: Envelope) -> None:
         if envelope.frame is not None and not phone.leg.deliver(envelope.frame):
             return
-        # The frame can have cost the phone its place, if memory ran out as it was written.
+        # If memory ran out while the frame was written, the phone may be gone.
         if envelope.close_code is not None and not phone.gone:
             phone.close_requested = True
             phone.leg.close_after_queue(close_codes.for_directive(envelope.close_code))
 
     def _wake(self, wake: PushWake) -> None:
-        """Have a phone's device woken; tell the binary the outcome if it asks for it."""
+        """Wake a phone's device, and send the binary the outcome if it asks for it."""
         request = wake.request
         answer = None
         if request is not None and request.reply is not None:
@@ -194,7 +194,7 @@ class BinaryProtocol(RelayProtocol):
         if self.serving:
             self.deliver(push_result(reply, outcome))
 
-    def _complain(self, event: Event, reason: EnvelopeFault | str) -> None:
+    def _report(self, event: Event, reason: EnvelopeFault | str) -> None:
         self._context.observer.saw(
             event, server_id=self.server_id, remote=self.remote, reason=reason
         )

@@ -1,6 +1,6 @@
 """``/v1/client`` and ``/v2/client``: a phone registers with a server-id and exchanges frames.
 
-Gate, register, frames in, unregister. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
+Steps: header gate, registration, frames, end. Source: sections 1, 3 and 4 of ``docs/protocol.md``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PhoneProtocol(RelayProtocol):
     def __init__(self, factory: PhoneFactory) -> None:
         super().__init__(factory)
         self.phone: Phone | None = None
-        """The phone's place; None before it is registered and after it has ended."""
+        """The registered phone; None before registration and after the end."""
         self.server_id = ""
         self.since = 0.0
         self.traffic = 0

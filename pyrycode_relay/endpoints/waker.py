@@ -1,4 +1,4 @@
-"""What the binaries' endpoint needs of push, and its stand-in while push is off."""
+"""The interface between the binaries' endpoint and push, and its stand-in while push is off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.protocol.push_wake import WakeOutcome, WakeRefusal, WakeRequest
 
 Answer = Callable[[WakeOutcome], None]
-"""Takes the outcome of a wake, at once or later, once. It must not raise."""
+"""Receives the outcome of a wake exactly once, at once or later. It must not raise."""
 
 
 class Waker(Protocol):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
@@ -44,7 +45,8 @@ HEADERS: Final = {
 """Headers of every answer: content from this site only, no caching, no embedding in frames."""
 
 
-class Page(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Page:
     """The answer on a path: its media type, and a function that returns its body."""
 
     media_type: str

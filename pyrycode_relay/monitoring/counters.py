@@ -124,12 +124,12 @@ class Counters:
     )
     push_wakes: Cells = _counter(
         "push_wakes",
-        "Push wakes, by outcome. Only the limits count as dropped.",
+        "Push wakes, by outcome; dropped means over a limit.",
         outcome=tuple(each.label for each in WakeOutcome),
     )
     push_refusals: Cells = _counter(
         "push_wakes_refused",
-        "Push wakes that were refused before a send, by reason.",
+        "Push wakes refused before sending, by reason.",
         reason=tuple(each.label for each in WakeRefusal),
     )
     heartbeats: Cells = _counter(

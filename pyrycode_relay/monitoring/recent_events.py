@@ -35,7 +35,7 @@ _HASH_BYTES: Final = 4
 _ROUTINE: Final = frozenset(
     {Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED, Event.PUSH_WAKE_SENT}
 )
-"""Events that are normal and frequent."""
+"""Events of normal operation, which are not kept."""
 
 _FAILURE: Final = EndCause.INTERNAL_ERROR.close.code
 """The close code for heartbeat, backlog, stall and bug; phones' other ends are not kept."""

@@ -71,7 +71,7 @@ class EndCause(enum.Enum):
     PROTOCOL_NOT_UTF8 = (Initiator.RELAY, None, "protocol error", FrameFault.NOT_UTF8)
     PROTOCOL_TOO_BIG = (Initiator.RELAY, None, "protocol error", FrameFault.TOO_BIG)
     CLOSED_BY_BINARY = (Initiator.BINARY, None, "closed by binary")
-    """The binary's directive says the code; see `for_directive`."""
+    """The binary's directive sets the code; see `for_directive`."""
     CLOSED_BY_PEER = (Initiator.PEER, None, "closed by peer")
     CONNECTION_LOST = (Initiator.NETWORK, None, "connection lost")
 

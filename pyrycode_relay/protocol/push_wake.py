@@ -1,7 +1,7 @@
-"""A push wake: what a binary asks for, why it is refused, and what becomes of it.
+"""Push wakes: requests, refusals and outcomes.
 
-Source: "Push wake" in ``docs/protocol.md``. A token names a device, so it is a secret: it stands in
-no text that these types make of themselves.
+Source: "Push wake" in ``docs/protocol.md``. A token identifies a device, so it is a secret. No text
+of these types contains it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _REPLY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 @enum.unique
 class WakeRefusal(enum.Enum):
-    """Why a wake is not sent: the text for the log, and the metric label. In order of the checks.
+    """Why a wake is not sent: the text for the log, and the metric label; in order of the checks.
 
-    ``is_limit`` is true if the wake was in order, and only came too often.
+    ``is_limit`` is true if the wake was valid but exceeded a limit.
     """
 
     OFF = ("push is not configured", "off")
@@ -44,14 +44,14 @@ class WakeRefusal(enum.Enum):
 
 @enum.unique
 class WakeOutcome(enum.Enum):
-    """What became of a wake: the metric label, and the word in a `push_result`."""
+    """The outcome of a wake: the metric label, and the word in a `push_result`."""
 
     SENT = ("sent", "sent")
     UNREGISTERED = ("unregistered", "unregistered")
-    """The token is dead: the device will not be reached by it again."""
+    """The token is dead: it will never reach the device again."""
     SEND_FAILED = ("send_failed", "failed")
     TOKEN_FETCH_FAILED = ("token_fetch_failed", "failed")
-    """The relay got no access token of its own for the provider."""
+    """The relay could not get its access token for the provider."""
     DROPPED = ("dropped", "dropped")
 
     def __init__(self, label: str, word: str) -> None:
@@ -60,9 +60,9 @@ class WakeOutcome(enum.Enum):
 
 
 class WakeRequest(msgspec.Struct, frozen=True, gc=False):
-    """A wake as a binary asks for it. An absent platform or token is an empty one.
+    """A binary's request for a wake. An absent platform or token is empty.
 
-    ``reply`` is the binary's own name for the wake if it wants to know the outcome.
+    ``reply`` is the binary's name for the wake. If it is not None, the binary gets the outcome.
     """
 
     platform: str = ""
@@ -74,7 +74,7 @@ class WakeRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class PushWake(msgspec.Struct, frozen=True, gc=False):
-    """An envelope that asks for a wake; ``request`` is None if it is malformed."""
+    """An envelope with a request for a wake; ``request`` is None if it is malformed."""
 
     request: WakeRequest | None
 
@@ -83,7 +83,7 @@ _decode = msgspec.json.Decoder(WakeRequest).decode
 
 
 def parse(content: msgspec.Raw) -> PushWake:
-    """Read the value of ``push_wake``."""
+    """Parse the value of ``push_wake``."""
     try:
         request = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -94,5 +94,5 @@ def parse(content: msgspec.Raw) -> PushWake:
 
 
 def push_result(reply: str, outcome: WakeOutcome) -> bytes:
-    """Return the message that tells a binary what became of the wake it named ``reply``."""
+    """Return the message to a binary with the outcome of the wake that it named ``reply``."""
     return msgspec.json.encode({"push_result": {"reply": reply, "outcome": outcome.word}})
