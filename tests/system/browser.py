@@ -79,12 +79,13 @@ class Browser:
             ActionChains(self.driver).send_keys(key).perform()
 
     def complaints(self) -> list[Mapping[str, Any]]:
-        """Return what the browser has complained of since this was last asked.
+        """Return the browser's complaints since this was last asked.
 
-        Not of how often a test reads a canvas back.
+        Left out are those about pages of its own, and about how often a test reads a canvas back.
         """
         log = self.driver.get_log("browser")
-        return [each for each in log if each["source"] != "rendering"]
+        own = (each for each in log if not each["message"].startswith("chrome://"))
+        return [each for each in own if each["source"] != "rendering"]
 
     def shoot(self, name: str) -> None:
         """Keep a picture of the page, outside of the repository."""
