@@ -141,7 +141,7 @@ class RelayService(Service):
                 lambda key: client.Conversation(ca, key),
                 cache,
                 self.challenge_site.challenges,
-                threads.DaemonThreads(self._reactor).run,
+                threads.acme_threads(self._reactor).run,
             ),
             self._read_certificates,
             self.events,

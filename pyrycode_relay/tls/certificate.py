@@ -69,7 +69,7 @@ class Certificate:
     def read(cls, pair: Pair, now: float) -> Certificate:
         """Read and check a pair. Raises `StartupError`."""
         chain = _chain(pair.certificate)
-        key = _private_key(pair.key)
+        key = read_private_key(pair.key)
         leaf = chain[0]
         if not is_for(leaf, key):
             raise StartupError(_mismatch(pair, chain, key))
@@ -163,7 +163,8 @@ def _chain(path: Path) -> tuple[x509.Certificate, ...]:
     return chain
 
 
-def _private_key(path: Path) -> PrivateKeyTypes:
+def read_private_key(path: Path) -> PrivateKeyTypes:
+    """Read a private key that only its owner may use. Raises `StartupError`."""
     data, mode = _contents(path)
     found = _KEY.search(data)
     if found is None:

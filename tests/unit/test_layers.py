@@ -31,7 +31,7 @@ CONTRACT = (
 
 LAYERS = (
     CONTRACT,
-    ("registry", "tls", "config", "drain", "event_bus", "sd_notify", "signals"),
+    ("registry", "tls", "config", "daemon_threads", "drain", "event_bus", "sd_notify", "signals"),
     ("acme", "listeners"),
     ("websocket",),
     ("http",),
