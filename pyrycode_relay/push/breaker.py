@@ -23,7 +23,7 @@ class Breaker:
     That try closes it again, or opens it for another pause. ``seconds`` is the clock.
     """
 
-    def __init__(self, seconds: Callable[[], float], *, threshold: int, pause: float) -> None:
+    def __init__(self, seconds: Callable[[], float], *, threshold: float, pause: float) -> None:
         self._seconds = seconds
         self._threshold = threshold
         self._pause = pause

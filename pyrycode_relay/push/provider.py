@@ -23,6 +23,7 @@ class SendFault(enum.Enum):
     """
 
     UNREGISTERED = ("the token is no longer registered", "unregistered", WakeOutcome.UNREGISTERED)
+    FORBIDDEN_HOST = ("the host that the token names is not allowed", "forbidden_host")
     INVALID_TOKEN = ("the token is invalid", "invalid_token")
     BAD_REQUEST = ("the provider calls the request bad", "bad_request")
     REFUSED = ("the provider refused", "refused")
@@ -120,7 +121,13 @@ Outcome = Sent | Failed
 
 
 class Provider(Protocol):
-    """A provider of push messages."""
+    """A provider of push messages.
+
+    ``is_one_server`` is false if a token names its server. Then a failure says nothing about the
+    next send, so no breaker counts it, and only a part of all sends may be under way.
+    """
+
+    is_one_server: bool
 
     async def send(self, token: str, ttl: float) -> Outcome:
         """Send a wake to the device that ``token`` names, with one try.

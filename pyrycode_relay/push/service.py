@@ -6,6 +6,7 @@ Source: "Push wake" in ``docs/protocol.md``.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -29,6 +30,9 @@ told; after that its user has looked himself, or a newer wake says the same."""
 
 MAX_SENDS: Final = 32
 """Wakes under way at a time, those that wait for another try included."""
+
+MAX_NAMED_SENDS: Final = MAX_SENDS // 2
+"""Wakes under way at a time of a platform whose tokens name their server."""
 
 MAX_ANSWERS: Final = 16
 """Binaries' requests that wait for the outcome of one send."""
@@ -72,8 +76,12 @@ class PushService:
         self, clock: IReactorTime, observer: Observer, providers: Mapping[str, Provider]
     ) -> None:
         self.breakers: Mapping[str, Breaker] = {
-            platform: Breaker(clock.seconds, threshold=_THRESHOLD, pause=_REST)
-            for platform in providers
+            platform: Breaker(
+                clock.seconds,
+                threshold=_THRESHOLD if provider.is_one_server else math.inf,
+                pause=_REST,
+            )
+            for platform, provider in providers.items()
         }
         self._clock = clock
         self._observer = observer
@@ -131,10 +139,16 @@ class PushService:
             return WakeRefusal.RATE
         wake = self._under_way.get((request.platform, token))
         if wake is None:
-            full = self.under_way >= MAX_SENDS
+            full = self.under_way >= MAX_SENDS or self._has_its_part(request.platform)
         else:
             full = asks and len(wake.answers) >= MAX_ANSWERS
         return WakeRefusal.BUSY if full else None
+
+    def _has_its_part(self, platform: str) -> bool:
+        """Whether a platform has its part of the sends: servers that strangers name may be slow."""
+        if self._providers[platform].is_one_server:
+            return False
+        return sum(key[0] == platform for key in self._under_way) >= MAX_NAMED_SENDS
 
     async def _run(self, wake: _Wake, start: Deferred[None]) -> None:
         outcome: Outcome

@@ -18,6 +18,8 @@ class Device:
         self.outcome: Deferred[Outcome] = Deferred()
         self.tokens: list[str] = []
 
+    is_one_server = True
+
     async def send(self, token: str, ttl: float) -> Outcome:
         """Wait for the test's word."""
         self.tokens.append(token)

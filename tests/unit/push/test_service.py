@@ -25,7 +25,8 @@ DOWN = Failed(SendFault.UNAVAILABLE, ("503",), retryable=True)
 class Tries:
     """A provider that keeps each try, for the test to end it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_one_server: bool = True) -> None:
+        self.is_one_server = is_one_server
         self.ttls: list[float] = []
         self.pending: list[tuple[str, Deferred[Outcome]]] = []
         self.cancelled: list[str] = []
@@ -57,7 +58,8 @@ class PushTestCase(Cases):
         self.clock.advance(1000)
         self.seen = Recorder()
         self.fcm = Tries()
-        self.push = PushService(self.clock, self.seen, {"fcm": self.fcm})
+        self.named = Tries(is_one_server=False)
+        self.push = PushService(self.clock, self.seen, {"fcm": self.fcm, "named": self.named})
         self.answers: list[WakeOutcome] = []
 
     def wake(
@@ -123,6 +125,18 @@ class CheckTests(PushTestCase):
         self.wake("t9")
         self.assertEqual(self.refusals(), [WakeRefusal.RATE] * 3)
         self.assertEqual(len(self.fcm.ttls), 8)
+
+    def test_named_servers(self) -> None:
+        """Servers that binaries name have half of the sends at most, however slow they are."""
+        for number in range(20):
+            self.wake(f"t{number}", f"s{number}", "named")
+        self.assertEqual(self.refusals(), [WakeRefusal.BUSY] * 4)
+        self.assertEqual(len(self.named.pending), service.MAX_NAMED_SENDS)
+        self.wake("t99", "s99")
+        self.assertEqual(len(self.fcm.pending), 1)
+        self.named.end(Sent())
+        self.wake("t99", "s99", "named")
+        self.assertEqual(len(self.refusals()), 4)
 
     def test_all_sends(self) -> None:
         """At most 32 wakes are under way, of all server-ids together."""
@@ -343,6 +357,15 @@ class BreakerTests(PushTestCase):
         """What a binary's own tokens cause does not switch push off for others."""
         self.down(20, fault)
         self.assertIs(self.push.breakers["fcm"].state, BreakerState.CLOSED)
+
+    @cases({fault.name: (fault,) for fault in SendFault})
+    def test_named_servers(self, fault: SendFault) -> None:
+        """Servers that binaries name cannot switch their platform off for others."""
+        for number in range(20):
+            self.wake(f"t{number}", f"s{number}", "named")
+            self.named.end(Failed(fault))
+        self.assertEqual(self.failures(), [fault] * 20)
+        self.assertIs(self.push.breakers["named"].state, BreakerState.CLOSED)
 
     def test_tries_count(self) -> None:
         """Each try counts; a wake whose next try is not allowed has the outcome of its last."""
