@@ -17,6 +17,7 @@ from pyrycode_relay.probe.conversation import converse
 from pyrycode_relay.probe.dial import Dial, unverified, verified
 from pyrycode_relay.probe.report import MEANINGS, ProbeError, Report, Status
 from pyrycode_relay.probe.target import Place, Target, TargetError
+from pyrycode_relay.probe.wake import Wake
 
 PROGRAM: Final = "pyrycode-relay-probe"
 
@@ -34,11 +35,17 @@ examples:
   monitoring         {PROGRAM} --json --min-days=14 wss://relay.example.org
   one of many        {PROGRAM} --connect=192.0.2.7:443 wss://relay.example.org
   a test relay       {PROGRAM} --insecure wss://127.0.0.1:8443
+  a push wake        {PROGRAM} --wake=fcm:@token.txt relay.example.org
 
 The report goes to standard output. With --quiet, the probe prints one sentence to
 standard error if it fails, and otherwise nothing. Proxy settings in the environment are
 ignored.
 """
+
+_TIMEOUT: Final = 10.0
+_WAKE_TIMEOUT: Final = 30.0
+"""Default seconds for a probe, and for one with a push wake: the relay may need an access token
+first, and may try again."""
 
 _MAX_TIMEOUT: Final = 3600.0
 _MAX_COUNT: Final = 10_000
@@ -89,9 +96,9 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=_bounded(0.1, _MAX_TIMEOUT),
-        default=10.0,
         metavar="SECONDS",
-        help="time for the whole probe, including the look-up of the name. Default: 10",
+        help="time for the whole probe, including the look-up of the name. "
+        f"Default: {_TIMEOUT:g}, or {_WAKE_TIMEOUT:g} with --wake",
     )
     parser.add_argument(
         "--count",
@@ -106,6 +113,13 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="fail if the certificate has fewer days left. Default: 0",
+    )
+    parser.add_argument(
+        "--wake",
+        metavar="PLATFORM:TOKEN",
+        help="also send one push wake to the device with this token, such as fcm:@FILE or "
+        "webpush:https://...; PLATFORM:@FILE reads the token from a file, because a command line "
+        "shows in the list of processes",
     )
 
 
@@ -141,25 +155,45 @@ def _trust(options: argparse.Namespace) -> ssl.SSLContext:
         raise TargetError(f"--ca-file is {options.ca_file!r}: {cause}.") from error
 
 
-async def _probe(dial: Dial, report: Report, count: int, seconds: float) -> None:
+async def _probe(dial: Dial, report: Report, count: int, wake: Wake | None, seconds: float) -> None:
     """Probe the relay, and record the outcome in the report, whatever it is."""
     try:
         async with asyncio.timeout(seconds):
             await dial.find()
-            await converse(dial, report, count)
+            await converse(dial, report, count, wake)
     except ProbeError as problem:
         report.fail(problem)
     except TimeoutError:
-        step = report.steps[-1].name.replace("_", " ")
-        sentence = f"Time is up after {seconds:g} s, in the step {step!r}."
-        report.fail(ProbeError(Status.TIMEOUT, sentence))
+        report.fail(ProbeError(Status.TIMEOUT, _time_is_up(report.steps[-1].name, seconds)))
+
+
+def _time_is_up(step: str, seconds: float) -> str:
+    sentence = f"Time is up after {seconds:g} s, in the step {step.replace('_', ' ')!r}"
+    if step == "wake":
+        sentence += (
+            ": the relay is still trying to send the push wake, or it is an older one without "
+            "push_result; its log shows the outcome"
+        )
+    return f"{sentence}."
+
+
+def _arguments(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line. An error quotes nothing that could be the token of a push wake."""
+    options, unknown = parser.parse_known_args(words)
+    shown = [
+        each.partition("=")[0] for each in unknown if each.startswith("-") or options.wake is None
+    ]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(shown)}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = command_line()
-    options = parser.parse_args(arguments)
+    options = _arguments(parser, arguments)
     try:
+        wake = Wake.parse(options.wake) if options.wake is not None else None
         target = Target.parse(options.url)
         place = Place.parse(options.connect) if options.connect else None
         trust = _trust(options)
@@ -170,8 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("websockets").propagate = False
     report = Report(target.url("/"), time.perf_counter)
     dial = Dial(target, report, trust, place, options.send_proxy, options.min_days)
+    seconds = options.timeout or (_TIMEOUT if wake is None else _WAKE_TIMEOUT)
     try:
-        asyncio.run(_probe(dial, report, options.count, options.timeout))
+        asyncio.run(_probe(dial, report, options.count, wake, seconds))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if options.json:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from pyrycode_relay import __version__
 from pyrycode_relay.probe.dial import Dial
 from pyrycode_relay.probe.report import ProbeError, Report, Status, percentiles, printable
+from pyrycode_relay.probe.wake import Wake, check
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause
 
@@ -36,8 +37,8 @@ def _phone_headers(server_id: str) -> Mapping[str, str]:
     }
 
 
-async def converse(dial: Dial, report: Report, count: int) -> None:
-    """Test the relay with ``count`` round trips. Raises `ProbeError`."""
+async def converse(dial: Dial, report: Report, count: int, wake: Wake | None = None) -> None:
+    """Test the relay with ``count`` round trips and, if given, ``wake``. Raises `ProbeError`."""
     server_id = _random_server_id()
     report.begin("upgrade")
     async with _leg(dial, "binary", _binary_headers(server_id)) as binary:
@@ -55,6 +56,9 @@ async def converse(dial: Dial, report: Report, count: int) -> None:
             conn_id = await _round_trips(report, binary, phone, count)
         report.begin("close_notice")
         await _expect_close_notice(report, binary, conn_id)
+        if wake is not None:
+            report.begin("wake")
+            await _send_wake(report, binary, wake)
     report.end()
 
 
@@ -152,3 +156,12 @@ async def _expect_close_notice(report: Report, binary: ClientConnection, conn_id
             Status.MISBEHAVES, "The binary did not receive its phone's close notice with code 1000."
         )
     report.found(code=close_codes.NORMAL)
+
+
+async def _send_wake(report: Report, binary: ClientConnection, wake: Wake) -> None:
+    """Send a push wake and wait for its outcome. Raises `ProbeError` unless it was sent."""
+    report.found(platform=wake.platform)
+    await binary.send(wake.envelope())
+    outcome = wake.outcome(await binary.recv())
+    report.found(outcome=outcome)
+    check(outcome)

@@ -23,6 +23,7 @@ class Status(enum.IntEnum):
     NO_RELAY = 5
     BUSY = 6
     TIMEOUT = 7
+    NOT_WOKEN = 8
 
 
 MEANINGS: Final = {
@@ -34,6 +35,7 @@ MEANINGS: Final = {
     Status.NO_RELAY: "the server is not a relay, or does not serve this host name",
     Status.BUSY: "the relay refuses for now: it drains, is full, or limits the rate (503, 429)",
     Status.TIMEOUT: "not finished within --timeout",
+    Status.NOT_WOKEN: "the relay works, but has not sent the push wake of --wake",
 }
 
 
@@ -139,6 +141,7 @@ _HEADLINES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "phone": lambda _: "101 for a phone",
     "round_trips": lambda found: f"{found['count']}, every frame unchanged",
     "close_notice": lambda found: f"{found['code']} sent to the binary",
+    "wake": lambda found: f"{found['outcome']} by {found['platform']}",
 }
 """The result that the text shows for each step. The table has every step."""
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from websockets.http11 import Request
@@ -440,10 +441,14 @@ def forwarding(onward: list[socket.socket]) -> Iterator[str]:
 
 
 class FakeRelay:
-    """Does what a relay does with one probe, but for what it is told to do wrong."""
+    """Does what a relay does with one probe, but for what it is told to do wrong.
 
-    def __init__(self, wrong: str) -> None:
+    ``wakes`` returns the answer to a push wake; without it there is none.
+    """
+
+    def __init__(self, wrong: str = "", wakes: Callable[[Any], str] | None = None) -> None:
         self.wrong = wrong
+        self.wakes = wakes
         self.binary: ServerConnection | None = None
         self.ended = threading.Event()
 
@@ -497,19 +502,23 @@ class FakeRelay:
             phone.send(back.replace(" ", "") if self.wrong == "back" else back)
         code = 1001 if self.wrong == "notice" else 1000
         self.binary.send(f'{{"conn_id":{conn_id},"close_code":{code}}}')
+        if self.wakes is not None:
+            self.binary.send(self.wakes(json.loads(self.binary.recv())["push_wake"]))
 
 
-class MisbehaviourTests(ProbeTestCase):
-    """What looks like a relay, and does something wrong."""
-
-    def against(self, wrong: str) -> int:
+class FakeRelayTestCase(ProbeTestCase):
+    def against(self, wrong: str = "", wakes: Callable[[Any], str] | None = None) -> int:
         """Have a fake relay, and return its port."""
-        fake = FakeRelay(wrong)
+        fake = FakeRelay(wrong, wakes)
         server = serve(fake, "127.0.0.1", 0, compression=None, process_request=fake.note)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.addCleanup(server.shutdown)
         self.addCleanup(fake.ended.set)
         return int(server.socket.getsockname()[1])
+
+
+class MisbehaviourTests(FakeRelayTestCase):
+    """What looks like a relay, and does something wrong."""
 
     def test_the_fake_is_good(self) -> None:
         """Told to do nothing wrong, the fake passes: the other tests are about one thing each."""
@@ -536,6 +545,113 @@ class MisbehaviourTests(ProbeTestCase):
         """A frame that is lost costs the time-out."""
         url = f"ws://127.0.0.1:{self.against('drops frames')}"
         self.fails(Status.TIMEOUT, "in the step 'round trips'", "--timeout=1", url)
+
+
+class WakeTests(FakeRelayTestCase):
+    """``--wake`` sends one push wake; the status is 0 only if the relay has sent it."""
+
+    TOKEN = "wake-secret:4711"
+
+    def wake(self, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a probe with a wake. The token is in nothing that the probe prints."""
+        run = self.probe(f"--wake=fcm:{self.TOKEN}", *arguments, url)
+        self.assertNotIn("wake-secret", run.stdout + run.stderr)
+        return run
+
+    def result(self, outcome: str) -> int:
+        """Have a fake relay whose wakes have this outcome, and return its port."""
+
+        def answer(wake: Any) -> str:
+            self.assertEqual((wake["platform"], wake["token"]), ("fcm", self.TOKEN))
+            return json.dumps({"push_result": {"reply": wake["reply"], "outcome": outcome}})
+
+        return self.against(wakes=answer)
+
+    def test_sent(self) -> None:
+        """A wake that was sent is a step of the report like the others."""
+        run = self.wake(f"ws://127.0.0.1:{self.result('sent')}")
+        self.assertEqual((run.returncode, run.stderr), (0, ""), run)
+        self.assertRegex(run.stdout, r"(?m)^ok +wake +sent by fcm +[\d.]+ ms$")
+        found = json.loads(self.wake(f"ws://127.0.0.1:{self.result('sent')}", "--json").stdout)
+        step = found["steps"]["wake"]
+        self.assertEqual((step["ok"], step["platform"], step["outcome"]), (True, "fcm", "sent"))
+        self.assertEqual([*found["steps"]], [*ALL_STEPS, "wake"])
+
+    def test_not_sent(self) -> None:
+        """Each other outcome is a sentence that says what to do or where to look."""
+        for outcome, pattern in {
+            "unregistered": "token is dead; the device must register again",
+            "failed": "push_wake_failed in its log says why",
+            "dropped": "push is off, .*push_wake_dropped in its log",
+        }.items():
+            url = f"ws://127.0.0.1:{self.result(outcome)}"
+            run = self.wake(url, "--json")
+            found = json.loads(run.stdout)
+            self.assertEqual((run.returncode, found["status"]), (Status.NOT_WOKEN,) * 2)
+            self.assertRegex(found["problem"], pattern)
+            step = found["steps"]["wake"]
+            self.assertEqual((step["ok"], step["outcome"]), (False, outcome))
+
+    def test_wrong_answers(self) -> None:
+        """An answer to another wake, with an unknown outcome, or of another form is no outcome."""
+        for answer in (
+            '{"push_result":{"reply":"another","outcome":"sent"}}',
+            '{"push_result":{"reply":"REPLY","outcome":"wake-secret"}}',
+            '{"push_result":{"reply":"REPLY","outcome":["sent"]}}',
+            '{"push_result":{"reply":"REPLY"}}',
+            '{"push_result":null}',
+            "[]",
+            "wake-secret",
+        ):
+            port = self.against(
+                wakes=lambda wake, text=answer: text.replace("REPLY", wake["reply"])
+            )
+            run = self.wake(f"ws://127.0.0.1:{port}", "--quiet")
+            self.assertEqual(run.returncode, Status.MISBEHAVES, answer)
+            self.assertIn("The answer to the push wake is not a push_result.", run.stderr)
+
+    def test_no_answer(self) -> None:
+        """A relay that does not answer costs the time-out; the sentence says what it may be."""
+        run = self.wake(f"ws://127.0.0.1:{self.against()}", "--quiet", "--timeout=1")
+        self.assertEqual(run.returncode, Status.TIMEOUT)
+        self.assertRegex(run.stderr, "after 1 s, in the step 'wake': .*still trying.*older one")
+
+    def test_push_off(self) -> None:
+        """A relay without push says that it dropped the wake, and why in its log."""
+        relay = self.relay()
+        run = self.wake(relay.url, "--quiet")
+        self.assertEqual(run.returncode, Status.NOT_WOKEN)
+        self.assertIn("The relay refused the push wake, because push is off", run.stderr)
+        self.assertRegex(relay.log(), r"push_wake_dropped server_id=probe-.*not configured")
+        self.assertNotIn("wake-secret", relay.log())
+
+    def test_a_file(self) -> None:
+        """The token can come from a file; then it is not in the list of processes."""
+        path = self.directory / "token"
+        path.write_text(f"{self.TOKEN}\n", encoding="utf-8")
+        port = self.result("sent")
+        run = self.probe(f"--wake=fcm:@{path}", f"ws://127.0.0.1:{port}")
+        self.assertEqual(run.returncode, 0, run)
+
+    def test_wrong_usage(self) -> None:
+        """A mistake costs a sentence without the token, however the token got there."""
+        binary = self.directory / "binary"
+        binary.write_bytes(b"\xff\xfe")
+        for arguments, pattern in (
+            (["--wake=wake-secret"], "--wake is invalid; allowed: PLATFORM:TOKEN or"),
+            (["--wake=wake secret:x"], "--wake is invalid"),
+            (["--wake=fcm:"], "token of --wake is empty"),
+            ([f"--wake=fcm:{'wake-secret' * 400}"], "over 4096 bytes"),
+            (["--wake=fcm:@wake-secret"], "file of --wake cannot be read: No such file"),
+            ([f"--wake=fcm:@{binary}"], "cannot be read: it is not text"),
+            (["--wake", "fcm", "wake-secret"], "unrecognized arguments"),
+            (["--wake=fcm:x", "wake-secret"], "unrecognized arguments"),
+            (["--wakes=fcm:wake-secret"], "unrecognized arguments: --wakes"),
+        ):
+            run = self.probe("ws://relay.invalid", *arguments)
+            self.assertEqual((run.returncode, run.stdout), (Status.USAGE, ""), run)
+            self.assertRegex(run.stderr.splitlines()[-1], pattern)
+            self.assertNotIn("wake-secret", run.stderr)
 
 
 class CommandTests(ProbeTestCase):

@@ -46,7 +46,7 @@ layers below its own and from its own package, and from nothing else."""
 
 PROBE = (
     ("probe.__init__", "probe.target", "probe.report"),
-    ("probe.dial",),
+    ("probe.dial", "probe.wake"),
     ("probe.conversation",),
     ("probe.command",),
 )
