@@ -20,6 +20,7 @@ from pyrycode_relay.monitoring.exposition import Metrics
 from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.probe import command
 from pyrycode_relay.protocol.close_codes import Close, EndCause
+from pyrycode_relay.push import webpush_key
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.tap import Options
 from pyrycode_relay.tls.store import Certificates
@@ -103,10 +104,11 @@ class SettingTests(Cases):
 
     @cases({name: page for name, page in BY_PAGE.items() if "performance" not in name})
     def test_options_named(self, page: str) -> None:
-        """Every option that a page names exists: here, in the probe, or in twistd."""
+        """Every option that a page names exists: here, in another command, or in twistd."""
         twistd = {f"--{name.rstrip('=')}" for name in ServerOptions().longOpt}
-        probe = set(re.findall(r"--[a-z][a-z-]+", command.command_line().format_help()))
-        known = {f"--{option.name}" for option in OPTIONS} | flags() | twistd | probe
+        helps = command.command_line().format_help() + webpush_key.command_line().format_help()
+        others = set(re.findall(r"--[a-z][a-z-]+", helps))
+        known = {f"--{option.name}" for option in OPTIONS} | flags() | twistd | others
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[page]))
         self.assertEqual(named - known - OTHERS, set())
 

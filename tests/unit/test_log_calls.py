@@ -107,6 +107,10 @@ def _is_bug_report(call: ast.Call, loggers: set[str]) -> bool:
     )
 
 
+WRITERS = {"monitoring.event_log", "push.webpush_key"}
+"""What writes by itself: the log, and a program of its own beside the probe."""
+
+
 class LogTests(Cases):
     def test_fields(self) -> None:
         """The fields that an event may have are the contract's closed list."""
@@ -132,7 +136,7 @@ class LogTests(Cases):
         {
             name: (source,)
             for name, (source,) in MODULES.items()
-            if source.module != "monitoring.event_log" and not source.is_probe
+            if source.module not in WRITERS and not source.is_probe
         }
     )
     def test_nothing_else(self, source: Source) -> None:
