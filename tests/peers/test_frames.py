@@ -5,29 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Close, Frame, Opcode
-from websockets.streams import StreamReader
 
 from tests.peers import frames
 from tests.peers.frames import CLOSE, NO_STATUS, PING, TEXT
+from tests.peers.reference import read_frame
 from tests.unit.bench import Cases, cases, examples
 
 SIZES = {str(size): (size,) for size in (0, 1, 125, 126, 127, 65_535, 65_536)}
-
-
-def read(data: bytes, *, masked: bool = True) -> Frame:
-    """Read a client's frame with the library; nothing may be left."""
-    stream = StreamReader()
-    stream.feed_data(data)
-    stream.feed_eof()
-    parsing = Frame.parse(stream.read_exact, mask=masked)
-    try:
-        while True:
-            next(parsing)
-    except StopIteration as end:
-        found = end.value
-    assert isinstance(found, Frame)
-    assert stream.at_eof()
-    return found
 
 
 class EncoderTests(Cases):
@@ -35,14 +19,14 @@ class EncoderTests(Cases):
     def test_sizes(self, size: int) -> None:
         """Another implementation reads what is written, at each change of the header."""
         payload = bytes(index & 0xFF for index in range(size))
-        self.assertEqual(read(frames.frame(TEXT, payload)), Frame(Opcode.TEXT, payload))
+        self.assertEqual(read_frame(frames.frame(TEXT, payload)), Frame(Opcode.TEXT, payload))
 
     @examples(50)
     @given(st.sampled_from([0, 1, 2]), st.binary(max_size=300), st.booleans(), st.booleans())
     def test_any(self, opcode: int, payload: bytes, fin: bool, masked: bool) -> None:
         """So it does with fragments, and with frames without a mask."""
         data = frames.frame(opcode, payload, fin=fin, masked=masked)
-        self.assertEqual(read(data, masked=masked), Frame(Opcode(opcode), payload, fin))
+        self.assertEqual(read_frame(data, masked=masked), Frame(Opcode(opcode), payload, fin))
 
     def test_masked(self) -> None:
         """A mask changes the payload, and a second time changes it back."""
@@ -58,9 +42,9 @@ class EncoderTests(Cases):
 
     def test_close(self) -> None:
         """A close frame has a code and a reason, or nothing."""
-        found = read(frames.close_frame(4401, "é".encode()))
+        found = read_frame(frames.close_frame(4401, "é".encode()))
         self.assertEqual(Close.parse(found.data), Close(4401, "é"))
-        self.assertEqual(read(frames.close_frame(None)).data, b"")
+        self.assertEqual(read_frame(frames.close_frame(None)).data, b"")
 
 
 class DecoderTests(Cases):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.streams import StreamReader
 
+from tests.peers.reference import read_request
 from tests.peers.requests import (
     TOKEN,
     binary_fields,
@@ -16,24 +15,10 @@ from tests.peers.requests import (
 from tests.unit.bench import Cases
 
 
-def read(data: bytes) -> Request:
-    """Read a request with the ``websockets`` library."""
-    stream = StreamReader()
-    stream.feed_data(data)
-    parsing = Request.parse(stream.read_line)
-    try:
-        while True:
-            next(parsing)
-    except StopIteration as end:
-        found = end.value
-    assert isinstance(found, Request)
-    return found
-
-
 class RequestTests(Cases):
     def test_handshake(self) -> None:
         """Another implementation takes the handshake."""
-        request = read(upgrade_request("/v1/client?x", phone_fields("a")))
+        request = read_request(upgrade_request("/v1/client?x", phone_fields("a")))
         self.assertEqual(ServerProtocol().accept(request).status_code, 101)
         self.assertEqual(request.path, "/v1/client?x")
         self.assertEqual(request.headers["X-Pyrycode-Token"], TOKEN)

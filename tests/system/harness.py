@@ -26,7 +26,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests import needs
 from tests.peers.blocking import RawPeer
+from tests.peers.frames import text_frame
 from tests.peers.requests import TOKEN, Headers, binary_fields, phone_fields
 from tests.peers.waiting import DEADLINE, eventually, soon
 
@@ -96,6 +98,42 @@ def fetch(address: Address, path: str, preamble: bytes = b"") -> tuple[int, byte
         )
         head, _, body = read_all(sock).partition(b"\r\n\r\n")
     return int(head.split()[1]), body
+
+
+def run_program(
+    program: str | Path,
+    *arguments: str | Path,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    standard_input: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; a test that calls this needs the program."""
+    return subprocess.run(
+        [needs.program(str(program)), *arguments],
+        cwd=directory,
+        env=clean_environment(environment),
+        input=standard_input,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def passing(listening: socket.socket) -> dict[str, Any]:
+    """Return how to start a relay with a listening socket, as systemd passes one on."""
+    program = (
+        "import os, sys\n"
+        "os.dup2(int(sys.argv[1]), 3)\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "os.execv(sys.argv[2], sys.argv[2:])\n"
+    )
+    return {
+        "launcher": (sys.executable, "-c", program, str(listening.fileno())),
+        "environment": {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "relay"},
+        "pass_fds": (listening.fileno(),),
+    }
 
 
 class Child:
@@ -409,6 +447,17 @@ async def bystanders(relay: Relay, server_id: str = "bystander") -> AsyncIterato
 
 
 # Peers that keep no rules
+
+
+@asynccontextmanager
+async def slow_phone(relay: Relay, server: ClientConnection) -> AsyncIterator[tuple[BarePeer, str]]:
+    """Have a phone of the binary "b" that reads nothing, and little room between it and the relay.
+
+    It yields the phone and its ``conn_id``.
+    """
+    with BarePeer(relay, "/v1/client", phone_fields("b"), 4096) as peer:
+        peer.send(text_frame(b"0"))
+        yield peer, (await receive(server))["conn_id"]
 
 
 class BarePeer(RawPeer):

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import tomllib
@@ -26,7 +25,7 @@ from websockets.asyncio.client import connect
 from pyrycode_relay.acme.cache import CertCache
 from tests import needs
 from tests.ca import DAY, Authority
-from tests.peers.waiting import DEADLINE, eventually
+from tests.peers.waiting import eventually
 from tests.system.harness import (
     ROOT,
     Relay,
@@ -38,6 +37,7 @@ from tests.system.harness import (
     phone,
     read_all,
     round_trip,
+    run_program,
 )
 from tests.system.pebble import PROGRAMS, Pebble, free_ports
 
@@ -108,20 +108,17 @@ class AcmeTestCase(SystemTestCase):
 
     def handshake(self, relay: Relay, name: str = NAME, root: Path | None = None) -> int:
         """Return the serial number of the certificate that a client gets, after checking it."""
-        context = self.trust(root or self.pebble.root())
-        with (
-            dial(relay.addresses()[1]) as sock,
-            context.wrap_socket(sock, server_hostname=name) as secure,
-        ):
-            der = secure.getpeercert(binary_form=True)
-        assert der is not None
-        return x509.load_der_x509_certificate(der).serial_number
+        return self.serial(relay, name, self.trust(root or self.pebble.root()))
 
     def any_serial(self, relay: Relay, name: str = NAME) -> int:
         """Return the serial number of whatever certificate the relay serves."""
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        return self.serial(relay, name, context)
+
+    def serial(self, relay: Relay, name: str, context: ssl.SSLContext) -> int:
+        """Return the serial number of the certificate that the relay serves for a name."""
         with (
             dial(relay.addresses()[1]) as sock,
             context.wrap_socket(sock, server_hostname=name) as secure,
@@ -138,35 +135,21 @@ class AcmeTestCase(SystemTestCase):
 class IssueTests(AcmeTestCase):
     def test_first(self) -> None:
         """A relay that starts without a certificate gets one, and real clients verify it."""
-        needs.programs("curl", "openssl")
         self.pebble.start()
         relay = self.acme()
         self.wait_ready(relay)
         self.assertEqual(self.pebble.orders(), 1)
         self.handshake(relay)
-        root, port = self.pebble.root(), relay.addresses()[1][1]
-        curl = subprocess.run(
-            [
-                *("curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", root),
-                *("--resolve", f"{NAME}:{port}:127.0.0.1", f"https://{NAME}:{port}/readyz"),
-                *("--write-out", "%{http_code}"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
+        root, port = self.pebble.root(), relay.ports[1]
+        curl = run_program(
+            *("curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", root),
+            *("--resolve", f"{NAME}:{port}:127.0.0.1", f"https://{NAME}:{port}/readyz"),
+            *("--write-out", "%{http_code}"),
         )
         self.assertEqual((curl.returncode, curl.stdout), (0, "200"), curl.stderr)
-        openssl = subprocess.run(
-            [
-                *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", NAME),
-                *("-CAfile", root, "-verify_return_error", "-verify_hostname", NAME),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
+        openssl = run_program(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", NAME),
+            *("-CAfile", root, "-verify_return_error", "-verify_hostname", NAME),
         )
         self.assertIn("Verify return code: 0 (ok)", openssl.stdout, openssl.stderr)
         log = relay.log()

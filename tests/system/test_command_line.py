@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -34,7 +33,7 @@ from pyrycode_relay.config.values import (
 )
 from tests import needs
 from tests.peers.requests import phone_fields
-from tests.peers.waiting import DEADLINE, eventually
+from tests.peers.waiting import eventually
 from tests.system.harness import (
     ROOT,
     TWISTD,
@@ -42,10 +41,11 @@ from tests.system.harness import (
     Relay,
     SystemTestCase,
     binary,
-    clean_environment,
     echo,
     fetch,
+    passing,
     round_trip,
+    run_program,
 )
 
 DESCRIPTION = re.compile(
@@ -98,14 +98,13 @@ class CommandLineTestCase(SystemTestCase):
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the command until it exits."""
-        return subprocess.run(
-            [TWISTD, *twistd, "pyrycode-relay", *options],
-            cwd=self.directory,
-            env=clean_environment(environment),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
+        return run_program(
+            TWISTD,
+            *twistd,
+            "pyrycode-relay",
+            *options,
+            directory=self.directory,
+            environment=environment,
         )
 
     def refused(
@@ -485,19 +484,11 @@ class ListenerTests(CommandLineTestCase):
 
     def test_a_socket_of_systemd(self) -> None:
         """The relay serves a listening socket that the service manager passes on."""
-        launcher = (
-            "import os, sys\n"
-            "os.dup2(int(sys.argv[1]), 3)\n"
-            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
-            "os.execv(sys.argv[2], sys.argv[2:])\n"
-        )
         with socket.create_server(("127.0.0.1", 0)) as passed:
             port = passed.getsockname()[1]
             relay = self.relay(
                 listen="systemd:domain=INET:index=0",
-                launcher=(sys.executable, "-c", launcher, str(passed.fileno())),
-                environment={"LISTEN_FDS": "1", "LISTEN_FDNAMES": "relay"},
-                pass_fds=(passed.fileno(),),
+                **passing(passed),
             )
         self.assertEqual(relay.port, port)
         with BarePeer(relay, "/v1/client", phone_fields("nobody")) as peer:

@@ -24,6 +24,7 @@ from tests.system.harness import (
     phone,
     receive,
     round_trip,
+    slow_phone,
 )
 
 MEBIBYTE = 2**20
@@ -137,9 +138,7 @@ class SlowPhoneTests(SystemTestCase):
 
         async def scenario() -> None:
             async with binary(relay, "b") as server:
-                with BarePeer(relay, "/v1/client", phone_fields("b"), 4096) as stalled:
-                    stalled.send(frame(TEXT, b"0"))
-                    conn_id = (await receive(server))["conn_id"]
+                async with slow_phone(relay, server) as (stalled, conn_id):
                     await server.send(json.dumps({"conn_id": conn_id, "frame": "x" * 250_000}))
                     await server.send(json.dumps({"conn_id": conn_id, "frame": "x" * 250_000}))
                     notice = await receive(server)

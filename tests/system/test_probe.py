@@ -27,7 +27,14 @@ from pyrycode_relay.probe.report import MEANINGS, Status
 from tests.ca import Authority
 from tests.peers.requests import binary_fields
 from tests.peers.waiting import DEADLINE, eventually
-from tests.system.harness import ROOT, BarePeer, Relay, SystemTestCase, clean_environment, dial
+from tests.system.harness import (
+    ROOT,
+    BarePeer,
+    Relay,
+    SystemTestCase,
+    dial,
+    run_program,
+)
 
 PROBE = Path(sys.executable).with_name("pyrycode-relay-probe")
 
@@ -40,15 +47,7 @@ ALL_STEPS = [
 class ProbeTestCase(SystemTestCase):
     def probe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the probe to its end."""
-        return subprocess.run(
-            [PROBE, *arguments],
-            cwd=self.directory,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        return run_program(PROBE, *arguments, directory=self.directory)
 
     def fails(self, status: Status, pattern: str, *arguments: str) -> None:
         """See that a probe fails with this status, and says why in one sentence."""

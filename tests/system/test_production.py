@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests import needs
 from tests.peers.waiting import eventually
-from tests.system.harness import TWISTD
+from tests.system.harness import TWISTD, passing
 from tests.system.test_command_line import CommandLineTestCase
 
 NOBODY = "65534"
@@ -106,20 +106,14 @@ class ExposureTests(CommandLineTestCase):
 
     def test_a_socket_of_systemd(self) -> None:
         """A socket that a service manager passes on is checked too."""
-        launcher = (
-            "import os, sys\n"
-            "os.dup2(int(sys.argv[1]), 3)\n"
-            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
-            "os.execv(sys.argv[2], sys.argv[2:])\n"
-        )
         address = "systemd:domain=INET:index=0"
         with socket.create_server(("0.0.0.0", 0)) as passed:
+            start = passing(passed)
             run = self.child(
-                *(sys.executable, "-c", launcher, str(passed.fileno())),
+                *start.pop("launcher"),
                 *(TWISTD, "--pidfile=", "-n", "pyrycode-relay", f"--insecure-listen={address}"),
                 "--production",
-                environment={"LISTEN_FDS": "1", "LISTEN_FDNAMES": "relay"},
-                pass_fds=(passed.fileno(),),
+                **start,
             )
             self.assertEqual(run.wait(), 2)
         self.assertIn(f"{EXPOSED}{address!r}; ", run.errors())

@@ -7,14 +7,13 @@ import json
 import re
 import shutil
 import socket
-import subprocess
 from typing import Any
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 from tests import needs
 from tests.peers.waiting import DEADLINE, eventually
-from tests.system.harness import ROOT, SystemTestCase, binary, echo, phone, round_trip
+from tests.system.harness import ROOT, SystemTestCase, binary, echo, phone, round_trip, run_program
 from tests.system.test_status_page import ADMIN, admin_port
 from tests.unit.test_deploy import expressions
 
@@ -151,12 +150,5 @@ class PrometheusTests(SystemTestCase):
         )
         rules.write_text(text, encoding="utf-8")
         (self.directory / "tests.yml").write_text(ALERTS, encoding="utf-8")
-        run = subprocess.run(
-            ["promtool", "test", "rules", "tests.yml"],
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        run = run_program("promtool", "test", "rules", "tests.yml", directory=self.directory)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)

@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from tests.system.harness import (
     read_all,
     receive,
     round_trip,
+    run_program,
 )
 
 NAME = "relay.test"
@@ -405,15 +405,12 @@ class ClientTests(ProxiesTestCase):
         relay = self.proxied()
         plain, secure = relay.ports
         for url in (f"http://{NAME}:{plain}/healthz", f"https://{NAME}:{secure}/healthz"):
-            run = subprocess.run(
-                [
-                    "curl", "--silent", "--show-error", "--noproxy", "*", "--haproxy-protocol",
-                    "--cacert", self.ca_file, "--connect-to", f"{NAME}::{HERE}:", url,
-                ],
-                capture_output=True, timeout=DEADLINE, check=False,
-            )  # fmt: skip
-            self.assertEqual((run.returncode, run.stderr), (0, b""))
-            self.assertIn(b'{"status":"ok",', run.stdout)
+            run = run_program(
+                *("curl", "--silent", "--show-error", "--noproxy", "*", "--haproxy-protocol"),
+                *("--cacert", self.ca_file, "--connect-to", f"{NAME}::{HERE}:", url),
+            )
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            self.assertIn('{"status":"ok",', run.stdout)
 
     def test_probe(self) -> None:
         """The probe passes with its header, and without it finds that nobody answers."""

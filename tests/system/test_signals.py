@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from tests.peers.frames import CLOSE, TEXT, frame
+from tests.peers.frames import CLOSE, TEXT
 from tests.peers.requests import phone_fields, upgrade_request
 from tests.peers.waiting import eventually, soon
 from tests.system.harness import (
@@ -26,9 +26,9 @@ from tests.system.harness import (
     fetch,
     phone,
     read_all,
-    receive,
     round_trip,
     send,
+    slow_phone,
 )
 
 SHUTTING_DOWN = (1001, "shutting down")
@@ -114,18 +114,15 @@ class DrainTests(SystemTestCase):
         relay = self.relay("--send-buffer=8K")
 
         async def scenario() -> None:
-            async with binary(relay, "b") as server:
-                with BarePeer(relay, "/v1/client", phone_fields("b"), 4096) as slow:
-                    slow.send(frame(TEXT, b"0"))
-                    conn_id = (await receive(server))["conn_id"]
-                    for number in range(40):
-                        answer = {"conn_id": conn_id, "frame": [number, "x" * 20_000]}
-                        await send(server, answer)
-                    # The relay has read all that once it answers the ping behind it.
-                    await (await server.ping())
-                    relay.signal(signal.SIGTERM)
-                    await soon("it drains", lambda: " draining " in relay.log())
-                    came = await asyncio.to_thread(up_to_close, slow)
+            async with binary(relay, "b") as server, slow_phone(relay, server) as (slow, conn_id):
+                for number in range(40):
+                    answer = {"conn_id": conn_id, "frame": [number, "x" * 20_000]}
+                    await send(server, answer)
+                # The relay has read all that once it answers the ping behind it.
+                await (await server.ping())
+                relay.signal(signal.SIGTERM)
+                await soon("it drains", lambda: " draining " in relay.log())
+                came = await asyncio.to_thread(up_to_close, slow)
             numbers = [json.loads(payload)[0] for opcode, payload in came if opcode == TEXT]
             self.assertEqual(numbers, list(range(40)))
             self.assertEqual(came[-1], (CLOSE, b"\x03\xe9shutting down"))
@@ -138,16 +135,13 @@ class DrainTests(SystemTestCase):
         relay = self.relay("--drain-timeout=1", "--close-timeout=600", "--send-buffer=8K")
 
         async def scenario() -> None:
-            async with binary(relay, "b") as server:
-                with BarePeer(relay, "/v1/client", phone_fields("b"), 4096) as stalled:
-                    stalled.send(frame(TEXT, b"0"))
-                    conn_id = (await receive(server))["conn_id"]
-                    for _ in range(10):
-                        await send(server, {"conn_id": conn_id, "frame": "x" * 200_000})
-                    await (await server.ping())
-                    relay.signal(signal.SIGTERM)
-                    self.assertEqual(await ending(server), SHUTTING_DOWN)
-                    self.assertEqual(await asyncio.to_thread(relay.wait), 0)
+            async with binary(relay, "b") as server, slow_phone(relay, server) as (_, conn_id):
+                for _ in range(10):
+                    await send(server, {"conn_id": conn_id, "frame": "x" * 200_000})
+                await (await server.ping())
+                relay.signal(signal.SIGTERM)
+                self.assertEqual(await ending(server), SHUTTING_DOWN)
+                self.assertEqual(await asyncio.to_thread(relay.wait), 0)
 
         self.perform(scenario())
         self.assertIn(" drained ", relay.log())

@@ -6,18 +6,25 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
 import time
 from typing import Any
 
 from selenium.webdriver.common.keys import Keys
 from websockets.asyncio.client import ClientConnection
 
-from tests import needs
 from tests.ca import Authority
 from tests.peers.waiting import DEADLINE, eventually
 from tests.system.browser import Browser
-from tests.system.harness import Relay, SystemTestCase, binary, echo, ending, phone, round_trip
+from tests.system.harness import (
+    Relay,
+    SystemTestCase,
+    binary,
+    echo,
+    ending,
+    phone,
+    round_trip,
+    run_program,
+)
 
 ADMIN = "--admin-listen=127.0.0.1:0"
 
@@ -196,13 +203,9 @@ class MetricsTests(SystemTestCase):
     """The operator's side of a child process, asked by curl."""
 
     def curl(self, *arguments: str) -> str:
-        needs.programs("curl")
-        return subprocess.run(
-            ["curl", "--silent", "--show-error", "--max-time", str(int(DEADLINE)), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        run = run_program("curl", "--silent", "--show-error", *arguments)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stdout
 
     def scrape(self, url: str) -> str:
         return self.curl(f"{url}/metrics")

@@ -11,7 +11,6 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pyrycode_relay.limits import Limits
 from tests import needs
 from tests.ca import Authority
 from tests.peers.waiting import DEADLINE, eventually
-from tests.system.harness import ROOT, TWISTD, SystemTestCase, clean_environment
+from tests.system.harness import ROOT, TWISTD, SystemTestCase, run_program
 
 UNITS = ROOT / "deploy" / "systemd"
 SERVICE = UNITS / "pyrycode-relay.service"
@@ -74,14 +73,8 @@ class UnitTests(SystemTestCase):
             text = unit.read_text(encoding="utf-8")
             copy = self.directory / unit.name
             copy.write_text(text.replace("/opt/pyrycode-relay/bin/twistd", str(TWISTD)))
-        run = subprocess.run(
-            [needs.program("systemd-analyze"), *arguments, *sorted(self.directory.glob(kinds))],
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        copies = sorted(self.directory.glob(kinds))
+        run = run_program("systemd-analyze", *arguments, *copies, directory=self.directory)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         return run.stdout + run.stderr
 
@@ -252,12 +245,7 @@ class ServiceTests(SystemTestCase):
 
     def probe(self, port: int) -> int:
         """Return what the probe makes of the relay."""
-        return subprocess.run(
-            [
-                *(PROBE, "--quiet", f"--ca-file={self.directory / 'roots.pem'}"),
-                *(f"--connect=127.0.0.1:{port}", "wss://relay.test"),
-            ],
-            env=clean_environment(),
-            timeout=DEADLINE,
-            check=False,
+        return run_program(
+            *(PROBE, "--quiet", f"--ca-file={self.directory / 'roots.pem'}"),
+            *(f"--connect=127.0.0.1:{port}", "wss://relay.test"),
         ).returncode

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 from random import Random
@@ -36,6 +35,7 @@ from tests.system.harness import (
     read_all,
     receive,
     round_trip,
+    run_program,
     send,
 )
 from tests.system.test_proxies import change, recipe
@@ -119,18 +119,10 @@ class TLSTestCase(SystemTestCase):
         relay = self.relay("--tls-listen=127.0.0.1:0", *pair, *options, **more)
         return Door(relay, ssl.create_default_context(cafile=self.ca))
 
-    def run_client(self, *command: str | Path, standard_input: bytes = b"") -> str:
+    def run_client(self, *command: str | Path, standard_input: str = "") -> str:
         """Run a client to its end and return all that it wrote."""
-        client, *arguments = command
-        run = subprocess.run(
-            [needs.program(str(client)), *arguments],
-            input=standard_input,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=DEADLINE,
-            check=False,
-        )
-        return run.stdout.decode(errors="replace")
+        run = run_program(*command, standard_input=standard_input)
+        return run.stdout + run.stderr
 
     def s_client(self, door: Door, *options: str | Path) -> str:
         """Return what ``openssl s_client`` says of a relay, after a request."""
@@ -138,7 +130,7 @@ class TLSTestCase(SystemTestCase):
             *("openssl", "s_client", "-connect", f"127.0.0.1:{door.port}", "-CAfile", self.ca),
             *("-servername", NAME, "-verify_hostname", NAME, "-verify_return_error"),
             *options,
-            standard_input=b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n",
+            standard_input="GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n",
         )
 
     def events(self, relay: Relay, label: str) -> list[str]:
@@ -182,7 +174,7 @@ class ClientTests(TLSTestCase):
         said = self.run_client(
             *("openssl", "s_client", "-connect", f"127.0.0.1:{self.door().port}", "-tls1_2"),
             *("-servername", NAME),
-            standard_input=b"R\n",
+            standard_input="R\n",
         )
         self.assertIn("no renegotiation", said)
 
