@@ -602,9 +602,11 @@ class WakeTests(FakeRelayTestCase):
             "[]",
             "wake-secret",
         ):
-            port = self.against(
-                wakes=lambda wake, text=answer: text.replace("REPLY", wake["reply"])
-            )
+
+            def reply(wake: dict[str, Any], answer: str = answer) -> str:
+                return answer.replace("REPLY", wake["reply"])
+
+            port = self.against(wakes=reply)
             run = self.wake(f"ws://127.0.0.1:{port}", "--quiet")
             self.assertEqual(run.returncode, Status.MISBEHAVES, answer)
             self.assertIn("The answer to the push wake is not a push_result.", run.stderr)
