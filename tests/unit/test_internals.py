@@ -9,6 +9,7 @@ import ast
 import dis
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module, metadata
 from types import FunctionType
 from typing import NamedTuple
@@ -93,16 +94,21 @@ def inherited(source: Source, classes: dict[str, type]) -> Iterator[Use]:
 
 def private_names(owner: type) -> set[str]:
     """Return the private names of a class's bases that are not the relay's."""
+    return {name for base in owner.__mro__ for name in names_of(base) if is_private(name)}
+
+
+@cache
+def names_of(base: type) -> set[str]:
+    """Return the names that a class of a library defines, and those that its methods set."""
+    if base.__module__.partition(".")[0] in GENERIC | {"pyrycode_relay"}:
+        return set()
     found = set()
-    for base in owner.__mro__:
-        if base.__module__.partition(".")[0] in GENERIC | {"pyrycode_relay"}:
-            continue
-        for name, value in vars(base).items():
-            found.add(name)
-            if isinstance(value, FunctionType):
-                steps = dis.get_instructions(value)
-                found |= {step.argval for step in steps if step.opname == "STORE_ATTR"}
-    return {name for name in found if is_private(name)}
+    for name, value in vars(base).items():
+        found.add(name)
+        if isinstance(value, FunctionType):
+            steps = dis.get_instructions(value)
+            found |= {step.argval for step in steps if step.opname == "STORE_ATTR"}
+    return found
 
 
 def classes_of(source: Source) -> dict[str, type]:
