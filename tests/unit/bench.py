@@ -26,7 +26,8 @@ tests take seconds; all of them in ``make test``, and twice as many in CI."""
 def examples(count: int, **more: Any) -> settings:
     """Return Hypothesis settings for ``count`` examples, times `FACTOR`.
 
-    No deadline, as machines differ; no database, as a run must not depend on the last one.
+    No deadline, as machines differ; no database, as a run must not depend on the last one. In CI,
+    Hypothesis itself takes a fixed seed and prints how to repeat a failure.
     """
     return settings(
         max_examples=max(1, int(count * FACTOR)),
