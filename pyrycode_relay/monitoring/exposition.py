@@ -26,6 +26,7 @@ from pyrycode_relay.monitoring.counters import PREFIX, Counters, EventCounter
 from pyrycode_relay.monitoring.history import LAGS, Reading
 from pyrycode_relay.monitoring.monitored import Monitored
 from pyrycode_relay.monitoring.process_stats import Descriptors, descriptor_limit, resident_bytes
+from pyrycode_relay.monitoring.push_wakes import PushWakes
 from pyrycode_relay.tally import Histogram
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -35,7 +36,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 class Metrics:
     """The collector of all metrics.
 
-    ``observer`` receives the events that are counted. The history fills ``lag``.
+    ``observer`` receives the events that are counted, and so does ``push`` unless it is None.
+    The history fills ``lag``.
     """
 
     def __init__(self, monitored: Monitored) -> None:
@@ -44,6 +46,9 @@ class Metrics:
         self.observer = EventCounter(self.counters)
         self.descriptors = Descriptors()
         self.lag = Histogram(LAGS)
+        self.push = (
+            PushWakes(monitored.push, self.counters, monitored.wall) if monitored.push else None
+        )
         self._monitored = monitored
         self._started = monitored.wall()
         self._build = {
@@ -87,6 +92,8 @@ class Metrics:
         yield from self._queues()
         yield from self._times()
         yield from self._certificates()
+        if self.push is not None:
+            yield from self.push.families()
         yield from self._process()
 
     def _connections(self) -> Iterator[Metric]:

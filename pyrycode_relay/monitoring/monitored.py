@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyrycode_relay.http.admission import Admission
@@ -10,6 +10,18 @@ from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.registry import Registry
 from pyrycode_relay.tally import Tally
 from pyrycode_relay.tls.store import Certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """The numbers of push."""
+
+    faults: Sequence[str]
+    """The labels of all classes of failures."""
+    breakers: Callable[[], Mapping[str, str]]
+    """Returns the state of each platform's breaker: ``closed``, ``open`` or ``half_open``."""
+    under_way: Callable[[], int]
+    """Returns the number of wakes without an outcome yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +34,8 @@ class Monitored:
     admission: Admission
     certificates: Certificates | None
     """None if nothing is served over TLS."""
+    push: Push | None = None
+    """None if push is off."""
     state: Callable[[], str]
     """Returns ``starting``, ``ready`` or ``draining``."""
     crowded_out: Callable[[], int]

@@ -71,7 +71,7 @@ class RecentEvents:
         if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _FAILURE:
             return
         server = self._pseudonym(fields.get("server_id"))
-        reason = _detail(fields)[:MAX_REASON]
+        reason = _detail(event, fields)[:MAX_REASON]
         kind = self._kinds.setdefault(event, OrderedDict())
         entry = kind.pop((server, reason), None)
         if entry is None:
@@ -94,8 +94,11 @@ class RecentEvents:
         yield from sorted(entries, key=lambda entry: entry.time, reverse=True)
 
 
-def _detail(fields: Mapping[str, object]) -> str:
+def _detail(event: Event, fields: Mapping[str, object]) -> str:
     """Return the text that the page shows next to an event's name."""
+    if event is Event.PUSH_WAKE_FAILED:
+        # The error's own text also has words of the provider.
+        return str(getattr(fields.get("err"), "fault", ""))
     for name in _TEXTS:
         if name in fields:
             return str(fields[name])

@@ -33,6 +33,8 @@ class Status:
     def saw(self, event: Event, **fields: object) -> None:
         """Count an event, and keep it unless it is routine."""
         self.metrics.observer.saw(event, **fields)
+        if self.metrics.push is not None:
+            self.metrics.push.saw(event, **fields)
         self.recent.saw(event, **fields)
 
     def document(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Status:
                 "resident_bytes": resident_bytes(),
             },
             "certificate": self._certificate(),
+            "push": None if self.metrics.push is None else self.metrics.push.document(),
             "events": [asdict(entry) for entry in self.recent.entries()],
             "history": {
                 "interval": BEAT * BEATS,

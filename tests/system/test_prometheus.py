@@ -45,6 +45,22 @@ tests:
         values: 10x60
       - series: 'pyrycode_relay_queue_bytes_budget{instance="a"}'
         values: 1000x60
+      - series: 'pyrycode_relay_push_breaker_open{instance="a",platform="fcm"}'
+        values: 0x10 1x50
+      - series: 'pyrycode_relay_push_breaker_open{instance="a",platform="webpush"}'
+        values: 0x9 1x2 0x50
+      - series: 'pyrycode_relay_push_wakes_total{instance="a",outcome="sent"}'
+        values: 0+1x60
+      - series: 'pyrycode_relay_push_wakes_total{instance="a",outcome="send_failed"}'
+        values: 0x20 0+1x60
+      - series: 'pyrycode_relay_push_wakes_total{instance="b",outcome="sent"}'
+        values: 0+9x60
+      - series: 'pyrycode_relay_push_wakes_total{instance="b",outcome="token_fetch_failed"}'
+        values: 0+1x60
+      - series: 'pyrycode_relay_push_wakes_refused_total{instance="a",reason="rate"}'
+        values: 0+3x60
+      - series: 'pyrycode_relay_push_wakes_refused_total{instance="b",reason="off"}'
+        values: 0+3x60
       - series: 'up{job="pyrycode-relay",instance="b"}'
         values: 1x10 0x20
     alert_rule_test:
@@ -64,6 +80,17 @@ tests:
       - alertname: RelayCertificateEndsNow
         eval_time: 70m
         exp_alerts: [{exp_labels: {instance: a, name: relay.example, severity: page}}]
+      - {alertname: RelayPushProviderDown, eval_time: 14m, exp_alerts: []}
+      - alertname: RelayPushProviderDown
+        eval_time: 20m
+        exp_alerts: [{exp_labels: {instance: a, platform: fcm, severity: page}}]
+      - {alertname: RelayPushFails, eval_time: 20m, exp_alerts: []}
+      - alertname: RelayPushFails
+        eval_time: 40m
+        exp_alerts: [{exp_labels: {instance: a, severity: warn}}]
+      - alertname: RelayPushRefused
+        eval_time: 40m
+        exp_alerts: [{exp_labels: {instance: a, severity: warn}}]
       - {alertname: RelayQueuesNearBudget, eval_time: 20m, exp_alerts: []}
       - {alertname: RelayDown, eval_time: 9m, exp_alerts: []}
       - alertname: RelayDown

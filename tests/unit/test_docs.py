@@ -17,10 +17,11 @@ from pyrycode_relay.config.options import OPTIONS
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import FIELDS, Event
 from pyrycode_relay.monitoring.exposition import Metrics
-from pyrycode_relay.monitoring.monitored import Monitored
+from pyrycode_relay.monitoring.monitored import Monitored, Push
 from pyrycode_relay.probe import command
 from pyrycode_relay.protocol.close_codes import Close, EndCause
 from pyrycode_relay.push import webpush_key
+from pyrycode_relay.push.provider import SendFault
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.tap import Options
 from pyrycode_relay.tls.store import Certificates
@@ -233,7 +234,7 @@ class OneCertificate:
 
 @cache
 def families() -> list[Metric]:
-    """Return what a relay that serves TLS exports."""
+    """Return what a relay with TLS and push exports."""
     service = RelayService(MemoryReactorClock(), Settings(("tcp:0",)), [])
     monitored = Monitored(
         registry=service.context.registry,
@@ -241,6 +242,11 @@ def families() -> list[Metric]:
         tally=service.context.tally,
         admission=service.admission,
         certificates=cast(Certificates, OneCertificate()),
+        push=Push(
+            faults=[each.label for each in SendFault],
+            breakers=lambda: {"fcm": "closed"},
+            under_way=lambda: 0,
+        ),
         state=lambda: "ready",
         crowded_out=lambda: 0,
         seconds=lambda: 0.0,

@@ -121,7 +121,8 @@ const EVENTS = {
   phone_frame_refused: "A phone sent invalid JSON",
   binary_envelope_refused: "A binary sent an invalid envelope",
   binary_unknown_conn_id: "A binary addressed an unknown phone",
-  push_wake_failed: "A push wake failed",
+  push_wake_sent: "A push wake was sent",
+  push_wake_failed: "A push wake could not be sent",
   push_wake_dropped: "A push wake was refused",
   rate_limited: "An address exceeded its rate of upgrades",
   connection_cap_reached: "A connection was refused or dropped at a limit",
@@ -135,6 +136,12 @@ const EVENTS = {
   acme_issued: "A certificate was issued",
   acme_failed: "Could not obtain a certificate",
   cert_cache_tightened: "The certificate cache was readable by others; it no longer is",
+};
+
+const BREAKERS = {
+  closed: "working",
+  open: "left alone after failures",
+  half_open: "tried out after failures",
 };
 
 // Elements
@@ -333,10 +340,37 @@ function showRoom(data) {
   if (certificate?.last_reload) {
     rows.push(["Last reload", certificate.last_reload_ok ? "no faults" : "with faults", at(date, certificate.last_reload), !certificate.last_reload_ok]);
   }
-  fill(byId("room"), rows.flatMap(([name, value, aside, bad]) => [
+  fill(byId("room"), described(rows));
+}
+
+function described(rows) {
+  return rows.flatMap(([name, value, aside, bad]) => [
     element("dt", { textContent: name }),
     element("dd", { className: bad ? "bad" : "" }, value, " ", element("small", { textContent: aside })),
-  ]));
+  ]);
+}
+
+function showPush(data) {
+  const { push } = data;
+  byId("push").hidden = !push;
+  if (!push) return;
+  const { outcomes, refusals, last_failure: failure, last_sent: sent } = push;
+  const when = (seconds) => at(data.now - seconds < 86400 ? exact : date, seconds);
+  const failed = outcomes.send_failed + outcomes.token_fetch_failed;
+  const refused = Object.values(refusals).reduce((sum, times) => sum + times, 0);
+  const rows = [
+    ["Sent", count(outcomes.sent), sent ? `last ${when(sent)}` : "", false],
+    ["Failed", count(failed), failure ? `last ${when(failure.time)}` : "", push.failing],
+    ["Dead tokens", count(outcomes.unregistered), "", false],
+    ["Refused", count(refused), outcomes.dropped ? `${count(outcomes.dropped)} at a limit` : "", false],
+    ["Under way", count(push.under_way), "", false],
+    ...Object.entries(push.breakers).map(([platform, state]) => [
+      `Provider ${platform}`, BREAKERS[state] ?? state, "", state !== "closed",
+    ]),
+  ];
+  fill(byId("push-list"), described(rows));
+  const text = failure ? `Last failure: ${failure.text}.` : "";
+  byId("push-failure").textContent = push.failing ? `${text} No wake was sent since ${when(failure.since)}.` : text;
 }
 
 // Polling
@@ -356,6 +390,7 @@ function show(data) {
   showEvents(data);
   showRefusals(data);
   showRoom(data);
+  showPush(data);
 }
 
 function showState(state, title) {

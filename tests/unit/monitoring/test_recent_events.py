@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyrycode_relay.events import FIELDS, Event, Level
 from pyrycode_relay.monitoring.recent_events import KEPT, SHOWN, RecentEvents
 from pyrycode_relay.protocol.close_codes import EndCause
+from pyrycode_relay.push.provider import Failed, SendFault
 from tests.unit.bench import Cases, examples
 
 
@@ -68,6 +69,14 @@ class RecentEventsTests(Cases):
         self.events.saw(Event.PHONE_UNREGISTERED, close_code=cause.close.code, reason=cause)
         [entry] = self.events.entries()
         self.assertEqual(entry.reason, cause.text)
+
+    def test_push(self) -> None:
+        """Of a wake that could not be sent the class is kept, and no word of the provider."""
+        error = Failed(SendFault.UNAVAILABLE, ("503", "A_PROVIDERS_WORD"))
+        self.events.saw(Event.PUSH_WAKE_FAILED, server_id="home", token_fp="0123abcd", err=error)
+        self.events.saw(Event.PUSH_WAKE_SENT, server_id="home", token_fp="0123abcd")
+        [entry] = self.events.entries()
+        self.assertEqual(entry.reason, str(SendFault.UNAVAILABLE))
 
     def test_bounded(self) -> None:
         """A peer that causes one event with a thousand ids pushes out no other kind."""
