@@ -36,7 +36,7 @@ from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.startup_error import StartupError
 from pyrycode_relay.tls import sources
-from pyrycode_relay.tls.certificate import Pair, check_authorities
+from pyrycode_relay.tls.certificate import Pair, read_authorities
 from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.tls.sources import Files
 from pyrycode_relay.tls.store import Certificates
@@ -46,6 +46,7 @@ from pyrycode_relay.websocket.poller import Epoll, Poller
 
 if TYPE_CHECKING:
     from pyrycode_relay.acme.issuance import Issuance
+    from pyrycode_relay.push.service import PushService
 
 _OPEN_FILES: Final = 4096
 """Files that may be open if nobody has asked the system."""
@@ -86,7 +87,10 @@ class RelayService(Service):
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         self._trusted = Trusted(settings.trusted_proxy)
         self._poller = Poller(reactor, epoll)
-        self.context = RelayContext(self._clock, limits, self.events, self._random, self._poller)
+        self._push = self._make_push() if settings.push else None
+        self.context = RelayContext(
+            self._clock, limits, self.events, self._random, self._poller, self._push
+        )
         binaries = BinaryFactory(self.context)
         phones_v1 = PhoneFactory(self.context, header_gate.gate_phone_v1)
         phones_v2 = PhoneFactory(self.context, header_gate.gate_phone_v2)
@@ -123,6 +127,14 @@ class RelayService(Service):
                 self._clock, self.status, settings.admin_allow_remote, self.events, limits
             )
         self._drain = self._make_drain()
+
+    def _make_push(self) -> PushService:
+        # Imported only for push, because its libraries cost time and memory, and come with an
+        # extra.
+        from pyrycode_relay.push import providers, service  # noqa: PLC0415
+
+        made = providers.make(self._reactor, self.settings)
+        return service.PushService(self._clock, self.events, made)
 
     def _make_cache(self) -> CertCache:
         root = self.settings.cert_cache.expanduser().absolute()
@@ -292,7 +304,8 @@ class RelayService(Service):
     def _prepare(self, cache: CertCache) -> None:
         """Check that certificates can be obtained and kept."""
         if self.settings.acme_ca_file is not None:
-            check_authorities(self.settings.acme_ca_file)
+            fix = "give --acme-ca-file the root of the ACME CA's own certificate."
+            read_authorities(self.settings.acme_ca_file, fix)
         for folder in cache.prepare():
             self.events.saw(Event.CERT_CACHE_TIGHTENED, path=str(folder))
 
@@ -336,8 +349,11 @@ class RelayService(Service):
             phones=_count(self._phones),
         )
         closed = self.listeners.stop()
+        sends = Deferred.fromCoroutine(self._push.stop()) if self._push is not None else None
         aborted = await self._drain.run()
         await closed
+        if sends is not None:
+            await sends
         self.context.registry.close()
         self._poller.stop()
         self.events.saw(Event.DRAINED, version=__version__, aborted=aborted)

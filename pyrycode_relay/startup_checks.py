@@ -55,6 +55,15 @@ def raise_open_files() -> int:
     return wanted
 
 
+def check_push(settings: Settings) -> None:
+    """Check the credentials for push providers. Raises `StartupError`."""
+    if settings.push:
+        # Its libraries come with an extra.
+        from pyrycode_relay.push import providers  # noqa: PLC0415
+
+        providers.check(settings)
+
+
 def check_certificates(settings: Settings, observer: Observer) -> None:
     """Read the operator's certificates as a start does. Raises `StartupError`."""
     given = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)

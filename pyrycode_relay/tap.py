@@ -17,7 +17,7 @@ from pyrycode_relay.config import toml_file
 from pyrycode_relay.config.options import ENVIRONMENT_PREFIX, OPTIONS, Option, example
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.toml_file import ConfigFile
-from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH
+from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH, SECRET
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.process import Process, fail
@@ -33,7 +33,7 @@ def _completer(option: Option) -> usage.Completer:
         return usage.CompleteList([*option.kind.words])
     if option.kind is DOMAIN:
         return usage.CompleteHostnames()
-    if option.kind in {PATH, FILE_OR_NONE}:
+    if option.kind in {PATH, FILE_OR_NONE, SECRET}:
         return usage.CompleteFiles()
     # Twisted's default would offer files.
     return usage.Completer()
@@ -132,6 +132,7 @@ class Options(usage.Options):
         startup_checks.check_libraries(acme=self.settings.acme)
         self.capacity = Capacity.within(startup_checks.raise_open_files(), self.settings.limits)
         startup_checks.check_settings(self.settings)
+        startup_checks.check_push(self.settings)
         if self["check-config"]:
             observer = EventLog(self.settings.log_level, time.monotonic)
             startup_checks.check_certificates(self.settings, observer)

@@ -6,6 +6,7 @@ because a machine for CI has to have everything.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -64,3 +65,11 @@ def descriptors(count: int) -> None:
         cannot_run(f"the test needs {count} open files, and the hard limit is {hard}")
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def module(name: str, distribution: str) -> None:
+    """Need a module of an optional package, which ``pip install DISTRIBUTION`` brings."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        cannot_run(f"{name} is not installed; install {distribution}")

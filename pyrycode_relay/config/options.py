@@ -30,6 +30,7 @@ from pyrycode_relay.config.values import (
     RECLAIM,
     SECONDS,
     SECONDS_OR_NONE,
+    SECRET,
     SHARE,
     SOURCE,
     SWITCH,
@@ -349,6 +350,33 @@ OPTIONS: Final = (
         SWITCH,
         "Only count and log what the limits on upgrades and connections would refuse, to try "
         "them on a relay in use. Connections beyond the limit of open files are refused anyway.",
+    ),
+    Option(
+        "fcm-credentials",
+        SECRET,
+        "",
+        "JSON file with the key of a Google service account, which sends push wakes through "
+        "Firebase Cloud Messaging. The environment variable may have the JSON itself. It needs "
+        "pyrycode-relay[push].",
+    ),
+    Option(
+        "fcm-endpoint",
+        HTTPS,
+        "https://fcm.googleapis.com",
+        "URL of Firebase Cloud Messaging, without a path.",
+    ),
+    Option(
+        "push-ca-file",
+        FILE_OR_NONE,
+        "",
+        "PEM file with the authorities to trust for the push providers' certificates, instead of "
+        "the public ones: for a test, or a proxy that ends TLS.",
+    ),
+    Option(
+        "push-timeout",
+        SECONDS,
+        "10",
+        "Seconds for each request to a push provider. Then the wake has failed.",
     ),
     Option(
         "production",

@@ -18,6 +18,7 @@ from pyrycode_relay import addresses
 from pyrycode_relay.config.listen import Reach, reach
 from pyrycode_relay.config.options import OPTIONS, Option
 from pyrycode_relay.config.toml_file import ConfigFile
+from pyrycode_relay.config.values import Secret
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.startup_error import StartupError
@@ -61,6 +62,10 @@ class Settings:
     acme_ca_file: Path | None = _DEFAULTS["acme-ca-file"]
     cert_cache: Path = _DEFAULTS["cert-cache"]
     """As it was given: a ~ is expanded where the path is used."""
+    fcm_credentials: Secret | None = _DEFAULTS["fcm-credentials"]
+    fcm_endpoint: str = _DEFAULTS["fcm-endpoint"]
+    push_ca_file: Path | None = _DEFAULTS["push-ca-file"]
+    push_timeout: float = _DEFAULTS["push-timeout"]
     limits: Limits = dataclasses.field(default_factory=Limits)
     production: bool = _DEFAULTS["production"]
     admin_listen: str = _DEFAULTS["admin-listen"]
@@ -115,6 +120,11 @@ class Settings:
         """Whether the certificate comes from an ACME CA."""
         return bool(self.domain) and not self.tls_cert and not self.tls_dir
 
+    @property
+    def push(self) -> bool:
+        """Whether push wakes can be sent."""
+        return self.fcm_credentials is not None
+
     def value(self, option: Option) -> Any:
         """Return the value of ``option``."""
         holder = self if hasattr(self, option.field) else self.limits
@@ -123,10 +133,14 @@ class Settings:
     def lines(self) -> Iterator[str]:
         """Yield a line for each setting, with the place of its value.
 
-        Together the lines are a configuration file with the same settings.
+        Together the lines are a configuration file with the same settings, but without a secret
+        that is given as a text.
         """
         for option in OPTIONS:
-            line = f"{option.name} = {option.written(self.value(option))}"
+            value = self.value(option)
+            line = f"{option.name} = {option.written(value)}"
+            if isinstance(value, Secret) and value.path is None:
+                line = f"# {option.name} is given, and not shown"
             yield f"{line:<40}  # {self.sources.get(option.name, _DEFAULT)}"
 
     def _with_default_ports(self) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -42,6 +42,24 @@ class Kind:
     show: Callable[[Any], str] = str
     words: tuple[str, ...] = ()
     """All values, if they are a few words: a shell offers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret: the file that has it, or the text itself, which is never shown."""
+
+    path: Path | None = None
+    text: str = field(default="", repr=False)
+
+    def read(self, limit: int) -> str:
+        """Return the text, of at most ``limit`` bytes. Raises `OSError` or `ValueError`."""
+        if self.path is None:
+            return self.text
+        with self.path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError("the file is too large")
+        return content.decode()
 
 
 def _seconds(text: str) -> float:
@@ -140,6 +158,13 @@ def _file_or_none(text: str) -> Path | None:
     return path
 
 
+def _secret(text: str) -> Secret | None:
+    """Return where a secret is. No text is refused here, as a refusal shows the text."""
+    if text.lstrip().startswith("{"):
+        return Secret(text=text)
+    return Secret(Path(text)) if text else None
+
+
 def _https(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https" or not parts.hostname or parts.username is not None:
@@ -225,6 +250,11 @@ SOURCE: Final = Kind(
 PATH: Final = Kind(_path, "a path that is not empty")
 FILE_OR_NONE: Final = Kind(
     _file_or_none, "the path of an existing file, or nothing", lambda value: str(value or "")
+)
+SECRET: Final = Kind(
+    _secret,
+    "the path of a file, the JSON itself, or nothing",
+    lambda value: "" if value is None or value.path is None else str(value.path),
 )
 HTTPS: Final = Kind(_https, "a URL that begins with https://")
 EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing")

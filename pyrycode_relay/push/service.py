@@ -231,4 +231,7 @@ class PushService:
         for wake in [*self._under_way.values()]:
             await wake.run
         for provider in self._providers.values():
-            await provider.close()
+            try:
+                await provider.close()
+            except Exception:
+                _bugs.failure("a bug while a push provider is closed")

@@ -108,15 +108,17 @@ class Certificate:
         return f"{names} until {_day(self.not_after)}"
 
 
-def check_authorities(path: Path) -> None:
-    """Check that a file has certificates to trust. Raises `StartupError`."""
+def read_authorities(path: Path, fix: str) -> list[x509.Certificate]:
+    """Read certificates to trust from a file.
+
+    Raises `StartupError` if there are none; ``fix`` is the end of its sentence.
+    """
     data, _ = _contents(path)
     try:
-        x509.load_pem_x509_certificates(data)
+        return x509.load_pem_x509_certificates(data)
     except MALFORMED:
         raise StartupError(
-            f"{path} has no certificate in PEM form, or a damaged one; give --acme-ca-file the "
-            "root of the ACME CA's own certificate."
+            f"{path} has no certificate in PEM form, or a damaged one; {fix}"
         ) from None
 
 

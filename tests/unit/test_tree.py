@@ -21,6 +21,7 @@ ELSEWHERE = {
     "monitoring.status": "wire/test_metrics",
     "probe.command": "system/test_probe",
     "probe.conversation": "system/test_probe",
+    "push.providers": "system/test_fcm",
     "registry.legs": "wire/test_claims",
     "service": "wire/test_drain",
     "tls.connection": "wire/test_tls",

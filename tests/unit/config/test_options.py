@@ -28,6 +28,7 @@ from pyrycode_relay.config.values import (
     RECLAIM,
     SECONDS,
     SECONDS_OR_NONE,
+    SECRET,
     SHARE,
     SOURCE,
     SWITCH,
@@ -45,14 +46,15 @@ KINDS: dict[Kind, str] = {
     TLS_ADDRESS: "tls-listen",
     SOURCE: "trusted-proxy",
     PATH: "tls-cert tls-key tls-dir cert-cache",
-    FILE_OR_NONE: "acme-ca-file",
+    FILE_OR_NONE: "acme-ca-file push-ca-file",
+    SECRET: "fcm-credentials",
     DOMAIN: "domain",
-    HTTPS: "acme-directory",
+    HTTPS: "acme-directory fcm-endpoint",
     EMAIL: "acme-email",
     SECONDS_OR_NONE: "grace",
     SECONDS: (
         "write-stall message-timeout heartbeat-interval heartbeat-timeout probe-timeout "
-        "close-timeout header-timeout drain-timeout"
+        "close-timeout header-timeout drain-timeout push-timeout"
     ),
     BYTES_OR_NONE: "send-buffer",
     BYTES: "max-message-bytes outbox-bytes hold-bytes memory-budget",

@@ -62,6 +62,10 @@ OTHER_VALUES = {
     "max-waiting": "10",
     "reserve-binaries": "0.5",
     "limits-dry-run": "yes",
+    "fcm-credentials": "account.json",
+    "fcm-endpoint": "https://fcm.example",
+    "push-ca-file": __file__,
+    "push-timeout": "11.5",
     "production": "yes",
     "admin-listen": "",
     "admin-allow-remote": "yes",
@@ -403,6 +407,18 @@ class PrintedTests(SettingsCase):
         again = Settings.read({}, {}, printed)
         self.assertEqual(shown(again), shown(settings))
         self.assertEqual((again.limits.write_stall, again.limits.reserve_binaries), (time, share))
+
+    def test_secrets(self) -> None:
+        """A secret that is a text is neither printed nor shown; the place of a file is."""
+        environment = {"PYRYCODE_RELAY_FCM_CREDENTIALS": '{"private_key": "hunter2"}'}
+        settings = read_from([":1"], {}, environment)
+        self.assertTrue(settings.push)
+        lines = "\n".join(settings.lines())
+        self.assertNotIn("hunter", lines + repr(settings))
+        self.assertIn("# fcm-credentials is given, and not shown", lines)
+        self.assertNotIn("fcm-credentials", toml_file.parse("printed", lines).texts)
+        settings = read_from([":1"], {"fcm-credentials": "/run/fcm.json"}, environment)
+        self.assertIn('fcm-credentials = "/run/fcm.json"', "\n".join(settings.lines()))
 
     def test_where_it_comes_from(self) -> None:
         """Each line has the place of its value."""
