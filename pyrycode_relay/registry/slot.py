@@ -162,7 +162,7 @@ class Slot:
         if not pending:
             self.waiting.append(phone)
         pending.push(frame)
-        if pending.full:
+        if pending.full and not phone.gone:
             phone.leg.pause_reading()
 
     def drain(self) -> None:

@@ -733,6 +733,19 @@ class MemoryBudgetTest(WireTest):
         self.assertEqual((binary.closed, binary.notices), (None, [(phone.conn_id, 1011)]))
         self.assertEqual(self.log_loud(), [])
 
+    def test_held_frame_that_costs_its_phone(self) -> None:
+        """A phone that is closed for the frame it sent is not paused, however low its budget."""
+        relay = Relay(None, memory_budget=150_000, hold_bytes=1).start()
+        binary, first = relay.pair()
+        binary.stop_reading()
+        first.text(text_of(70_000))
+        talker = relay.phone()
+        talker.text(text_of(100_000))
+        self.assertEqual(talker.closed, (1011, "phone backlog full"))
+        self.assertEqual(self.log_loud(), [])
+        binary.resume_reading()
+        self.assertEqual(binary.notices, [(talker.conn_id, 1011)])
+
     def test_nothing_stays_on_the_books(self) -> None:
         """When all is delivered or gone, the sum is nought."""
         binary, phone = self.relay.pair()
