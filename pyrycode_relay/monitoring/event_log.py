@@ -51,6 +51,9 @@ _TWISTED_LEVELS: Final = {
 _SHORTAGES: Final = frozenset({"EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"})
 """Errors of accept(2) that mean a lack of open files or of memory."""
 
+_FLOODING: Final = ("autobahn", "txaio", "twisted.web._newclient.HTTPClientParser")
+"""Namespaces of which nothing is logged."""
+
 _UNQUOTED: Final = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@,;[]()"
 )
@@ -139,7 +142,8 @@ class Writer:
     """Writes Twisted's log events as lines.
 
     Autobahn's events are dropped, because they contain peers' addresses and a peer could cause
-    any number of them. Other libraries' events are dropped below warn, unless ``threshold`` is
+    any number of them. So are those of Twisted's parser of answers, which a push service of a
+    stranger's could cause. Other libraries' events are dropped below warn, unless ``threshold`` is
     debug. An exception is logged with its traceback and type. Its text is not logged, because it
     could quote a payload or a header.
 
@@ -185,7 +189,7 @@ class Writer:
 
     def _least(self, namespace: str) -> Level | None:
         """Return the lowest level that is logged for a namespace; None for no level at all."""
-        if namespace.startswith(("autobahn", "txaio")):
+        if namespace.startswith(_FLOODING):
             return None
         if namespace.startswith(_NAMESPACE) or self._threshold is Level.DEBUG:
             return self._threshold

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as legacy
+from twisted.web._newclient import HTTPClientParser
 
 from pyrycode_relay.events import Event, Level
 from pyrycode_relay.http.admission import Bound, Enforcement
@@ -202,9 +203,15 @@ class ThresholdTests(LogCase):
         self.logger(OWN, Level.INFO).debug("by us, quietly")
         self.assertEqual(len(self.lines()), 1)
 
-    @cases({"autobahn": ("autobahn.websocket.protocol",), "txaio": ("txaio.tx",)})
+    @cases(
+        {
+            "autobahn": ("autobahn.websocket.protocol",),
+            "txaio": ("txaio.tx",),
+            "answers": (f"{HTTPClientParser.__module__}.{HTTPClientParser.__qualname__}",),
+        }
+    )
     def test_library(self, namespace: str) -> None:
-        """Nothing of the WebSocket library's log is shown, at no level: it names peers."""
+        """Nothing is shown, at no level, of what peers and push services could cause at will."""
         for level in LogLevel.iterconstants():
             self.logger(namespace, Level.DEBUG).emit(level, "peer 192.0.2.1")
         self.assertEqual(self.lines(), [])
