@@ -62,11 +62,13 @@ class Answer:
     """An answer: its status, the first bytes of its body, and how long to wait before a retry.
 
     ``retry_after`` is None if the answer has no such header, or one that cannot be read.
+    ``location`` is empty if the answer has no such header.
     """
 
     status: int
     body: bytes = field(default=b"", repr=False)
     retry_after: float | None = None
+    location: str = field(default="", repr=False)
 
     @property
     def is_success(self) -> bool:
@@ -93,7 +95,8 @@ class HttpClient:
         reactor: Connects, resolves names and keeps the time.
         trust: The authorities to trust for the hosts' certificates, as Twisted's trust root.
         wall: Gives the time since 1970, for a date in an answer.
-        connect: Makes the endpoints; by default they connect to any address of the host.
+        connect: Makes the endpoints; by default they connect to any address of the host. If it
+            is given, strangers may name the hosts, so no connection is kept for a next request.
         timeout: Seconds for a request, from the connection to the end of the answer.
 
     """
@@ -111,7 +114,7 @@ class HttpClient:
         self._wall = wall
         self._timeout = timeout
         self._connections = _Connections()
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = HTTPConnectionPool(reactor, persistent=connect is None)
         self._pool.maxPersistentPerHost = _MAX_IDLE
         self._pool.cachedConnectionTimeout = _IDLE  # type: ignore[assignment]
         self._pool.retryAutomatically = False
@@ -142,19 +145,26 @@ class HttpClient:
             found = _cause(error)
         else:
             content = await _Content(response).read(self._clock, deadline - self._clock.seconds())
-            return Answer(response.code, content, self._retry_after(response))
+            return Answer(
+                response.code,
+                content,
+                retry_after(_value(response, "retry-after"), self._wall()),
+                _value(response, "location"),
+            )
         if isinstance(found, CancelledError):
             raise found
         raise CallError(found)
-
-    def _retry_after(self, response: IResponse) -> float | None:
-        values = response.headers.getRawHeaders("retry-after") or [""]
-        return retry_after(values[0], self._wall())
 
     async def close(self) -> None:
         """Drop all connections."""
         await self._pool.closeCachedConnections()
         self._connections.abort()
+
+
+def _value(response: IResponse, name: str) -> str:
+    """Return the first value of a header, empty if there is none."""
+    values = response.headers.getRawHeaders(name) or [""]
+    return str(values[0])
 
 
 def retry_after(text: str, now: float) -> float | None:
