@@ -46,6 +46,7 @@ from pyrycode_relay.websocket.poller import Epoll, Poller
 
 if TYPE_CHECKING:
     from pyrycode_relay.acme.issuance import Issuance
+    from pyrycode_relay.push.guarded_endpoint import Network
     from pyrycode_relay.push.service import PushService
 
 _OPEN_FILES: Final = 4096
@@ -133,8 +134,14 @@ class RelayService(Service):
         # extra.
         from pyrycode_relay.push import providers, service  # noqa: PLC0415
 
-        made = providers.make(self._reactor, self.settings)
+        made = providers.make(self._reactor, self.settings, self.strangers())
         return service.PushService(self._clock, self.events, made)
+
+    def strangers(self) -> Network:
+        """Return the network that the URLs of strangers may lead to: the public internet."""
+        from pyrycode_relay.push import guarded_endpoint  # noqa: PLC0415
+
+        return guarded_endpoint.public_internet(self._reactor)
 
     def _make_cache(self) -> CertCache:
         root = self.settings.cert_cache.expanduser().absolute()

@@ -192,14 +192,14 @@ for _option in OPTIONS:
     setattr(Options, f"opt_{_option.field}", _method_for(_option))
 
 
-def makeService(options: Options) -> Process:
-    """Make the relay's service from parsed options."""
+def makeService(options: Options, kind: type[RelayService] = RelayService) -> Process:
+    """Make the relay's service from parsed options. ``kind`` is the class of its core."""
     from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
 
     in_reactor = reactor.callFromThread  # type: ignore[attr-defined]
     settings = options.settings
     log = EventLog(settings.log_level, reactor.seconds)
-    relay = RelayService(reactor, settings, [log], capacity=options.capacity)
+    relay = kind(reactor, settings, [log], capacity=options.capacity)
     manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
     watch_accept(relay.accept_failed)
     reactor.callWhenRunning(handle_signals, reactor.stop, in_reactor)

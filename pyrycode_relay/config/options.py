@@ -15,6 +15,7 @@ from pyrycode_relay.config import toml_file
 from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
+    ALLOWED_HOST,
     BYTES,
     BYTES_OR_NONE,
     COUNT,
@@ -33,6 +34,7 @@ from pyrycode_relay.config.values import (
     SECRET,
     SHARE,
     SOURCE,
+    SUBJECT,
     SWITCH,
     TLS_ADDRESS,
     Kind,
@@ -364,6 +366,32 @@ OPTIONS: Final = (
         HTTPS,
         "https://fcm.googleapis.com",
         "URL of Firebase Cloud Messaging, without a path.",
+    ),
+    Option(
+        "webpush-key",
+        FILE_OR_NONE,
+        "",
+        "PEM file with the key (ECDSA, P-256) by which the relay identifies itself to Web Push "
+        "services: pyrycode-relay-webpush-key makes it. Only its owner may have permission to "
+        "read it. With it and --webpush-subject, the relay sends push wakes to Web Push "
+        "subscriptions.",
+    ),
+    Option(
+        "webpush-subject",
+        SUBJECT,
+        "",
+        "How the operators of Web Push services can reach you: mailto:ops@example.org or an "
+        "https:// URL. They see it with every wake.",
+    ),
+    Option(
+        "push-allow-host",
+        ALLOWED_HOST,
+        "",
+        "Host that a Web Push subscription may name: updates.push.services.mozilla.com, or with "
+        "a leading dot every name below it, but not the name itself: .push.services.mozilla.com. "
+        "Other wakes fail. Without the option, any host on the public internet may be named. May "
+        "be given more than once.",
+        many=True,
     ),
     Option(
         "push-ca-file",

@@ -64,6 +64,10 @@ class Settings:
     """As it was given: a ~ is expanded where the path is used."""
     fcm_credentials: Secret | None = _DEFAULTS["fcm-credentials"]
     fcm_endpoint: str = _DEFAULTS["fcm-endpoint"]
+    webpush_key: Path | None = _DEFAULTS["webpush-key"]
+    webpush_subject: str = _DEFAULTS["webpush-subject"]
+    push_allow_host: tuple[str, ...] = _DEFAULTS["push-allow-host"]
+    """Hosts in lower case, as `AllowedHosts` has them; none means any."""
     push_ca_file: Path | None = _DEFAULTS["push-ca-file"]
     push_timeout: float = _DEFAULTS["push-timeout"]
     limits: Limits = dataclasses.field(default_factory=Limits)
@@ -123,7 +127,7 @@ class Settings:
     @property
     def push(self) -> bool:
         """Whether push wakes can be sent."""
-        return self.fcm_credentials is not None
+        return self.fcm_credentials is not None or self.webpush_key is not None
 
     def value(self, option: Option) -> Any:
         """Return the value of ``option``."""
@@ -209,6 +213,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         _wrong_certificates(settings),
         _wrong_admin(settings),
         _wrong_acme(settings),
+        _wrong_push(settings),
     )
 
 
@@ -275,6 +280,24 @@ def _wrong_acme(settings: Settings) -> Iterator[str]:
                 f"--cert-cache is {str(settings.cert_cache)!r}, and that home directory is "
                 "unknown; give an absolute path, such as /var/lib/pyrycode-relay/certs."
             )
+
+
+def _wrong_push(settings: Settings) -> Iterator[str]:
+    if settings.webpush_key is not None and not settings.webpush_subject:
+        yield (
+            "--webpush-key is given without --webpush-subject; say how the operators of Web Push "
+            "services can reach you, as in --webpush-subject=mailto:ops@example.org."
+        )
+    if settings.webpush_key is None:
+        for name, value in (
+            ("webpush-subject", settings.webpush_subject),
+            ("push-allow-host", " ".join(settings.push_allow_host)),
+        ):
+            if value:
+                yield (
+                    f"--{name} is {value!r}, but Web Push is off; leave it out, or give "
+                    "--webpush-key, made by pyrycode-relay-webpush-key."
+                )
 
 
 def _times(values: Sequence[object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -197,6 +198,22 @@ def _domain(text: str) -> str:
     return name
 
 
+def _allowed_host(text: str) -> str:
+    """Return a DNS name, which may have a leading dot, or an IP address, as URLs have them."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return f".{_domain(text[1:])}" if text.startswith(".") else _domain(text)
+
+
+def _subject(text: str) -> str:
+    if text.startswith("mailto:"):
+        if not _email(text.removeprefix("mailto:")):
+            raise ValueError(text)
+        return text
+    return text and _https(text)
+
+
 def _shown_number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
@@ -259,3 +276,9 @@ SECRET: Final = Kind(
 HTTPS: Final = Kind(_https, "a URL that begins with https://")
 EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing")
 DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
+ALLOWED_HOST: Final = Kind(
+    _allowed_host, "a DNS name, with a leading dot for all names below it, or an IP address"
+)
+SUBJECT: Final = Kind(
+    _subject, "mailto: and an e-mail address, a URL that begins with https://, or nothing"
+)

@@ -22,6 +22,7 @@ from pyrycode_relay.config.options import OPTIONS
 from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
+    ALLOWED_HOST,
     DOMAIN,
     EMAIL,
     FILE_OR_NONE,
@@ -29,6 +30,7 @@ from pyrycode_relay.config.values import (
     PATH,
     SECRET,
     SOURCE,
+    SUBJECT,
     SWITCH,
     TLS_ADDRESS,
 )
@@ -76,6 +78,8 @@ WRONG = {
         *("https://ca.example/a b", "https://ca.example:0/", "https://ca.example:x/"),
     ],
     EMAIL.allowed: ["ops", "@example.org", "a@b, c@d", "a@b@c", "a b@c", "a@b\nx"],
+    ALLOWED_HOST.allowed: ["", ".", "*.example.org", "example.org:443", "https://example.org"],
+    SUBJECT.allowed: ["ops@example.org", "mailto:", "mailto:a@b,c@d", "http://example.org"],
     DOMAIN.allowed: ["", "*.example.org", "192.0.2.1", "relay.example.org:443"],
     "evict or keep": ["", "Evict", "both"],
     "text or json": ["", "JSON", "xml"],

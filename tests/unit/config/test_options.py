@@ -13,6 +13,7 @@ from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
+    ALLOWED_HOST,
     BYTES,
     BYTES_OR_NONE,
     COUNT,
@@ -31,6 +32,7 @@ from pyrycode_relay.config.values import (
     SECRET,
     SHARE,
     SOURCE,
+    SUBJECT,
     SWITCH,
     TLS_ADDRESS,
     Kind,
@@ -46,7 +48,9 @@ KINDS: dict[Kind, str] = {
     TLS_ADDRESS: "tls-listen",
     SOURCE: "trusted-proxy",
     PATH: "tls-cert tls-key tls-dir cert-cache",
-    FILE_OR_NONE: "acme-ca-file push-ca-file",
+    FILE_OR_NONE: "acme-ca-file push-ca-file webpush-key",
+    ALLOWED_HOST: "push-allow-host",
+    SUBJECT: "webpush-subject",
     SECRET: "fcm-credentials",
     DOMAIN: "domain",
     HTTPS: "acme-directory fcm-endpoint",
@@ -72,7 +76,7 @@ would fail everything, so it is allowed only where it means something else."""
 
 MANY = {
     *("insecure-listen", "tls-listen", "acme-listen", "trusted-proxy"),
-    *("tls-cert", "tls-key", "tls-dir", "domain"),
+    *("tls-cert", "tls-key", "tls-dir", "domain", "push-allow-host"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrycode_relay.config import toml_file
+from pyrycode_relay.config import toml_file, values
 from pyrycode_relay.config.options import OPTIONS
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.values import PATH
@@ -64,6 +64,9 @@ OTHER_VALUES = {
     "limits-dry-run": "yes",
     "fcm-credentials": "account.json",
     "fcm-endpoint": "https://fcm.example",
+    "webpush-key": __file__,
+    "webpush-subject": "mailto:ops@example.org",
+    "push-allow-host": ".push.example",
     "push-ca-file": __file__,
     "push-timeout": "11.5",
     "production": "yes",
@@ -73,12 +76,14 @@ OTHER_VALUES = {
     "log-level": "warn",
 }
 """For each option a text that is not its default."""
+_WEB_PUSH = {"webpush-key": [values.__file__], "webpush-subject": ["https://example.org/"]}
 WITH = {
     "proxy-protocol": {"trusted-proxy": ["127.0.0.1"]},
     "tls-listen": {"tls-dir": ["certs"]},
     "tls-cert": {"tls-cert": ["c"], "tls-key": ["k"]},
     "tls-key": {"tls-cert": ["c"], "tls-key": ["k"]},
     "acme-listen": {"domain": ["relay.example"]},
+    **dict.fromkeys(("webpush-key", "webpush-subject", "push-allow-host"), _WEB_PUSH),
 }
 """What an option needs beside it."""
 
@@ -314,6 +319,25 @@ class TLSTests(SettingsCase):
         found = self.settings(domain=["Relay.Example.ORG", "localhost"])
         self.assertEqual(found.domain, ("relay.example.org", "localhost"))
         self.assertEqual(len(self.refused(domain=["*.a", "relay.example", "127.0.0.1"])), 2)
+
+
+class WebPushTests(SettingsCase):
+    def test_given(self) -> None:
+        """With a key and a subject, wakes can be sent; hosts are in lower case."""
+        more = {"push-allow-host": ["Push.Example", ".Example.ORG"]}
+        found = Settings.read({LISTEN: HERE} | _WEB_PUSH | more, {})
+        self.assertTrue(found.push)
+        self.assertEqual(found.push_allow_host, ("push.example", ".example.org"))
+        self.assertFalse(read().push)
+
+    def test_alone(self) -> None:
+        """A key needs a subject, and the others need a key."""
+        [problem] = self.problems({"webpush-key": __file__})
+        self.assertIn("--webpush-key is given without --webpush-subject", problem)
+        [problem] = self.problems({"webpush-subject": "mailto:ops@example.org"})
+        self.assertIn("--webpush-subject is 'mailto:ops@example.org', but Web Push is", problem)
+        [problem] = self.problems({"push-allow-host": ".example"})
+        self.assertIn("--push-allow-host is '.example', but Web Push is off", problem)
 
 
 class AdminListenTests(SettingsCase):

@@ -13,6 +13,7 @@ from pyrycode_relay.config import values
 from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
+    ALLOWED_HOST,
     BYTES,
     BYTES_OR_NONE,
     COUNT,
@@ -31,6 +32,7 @@ from pyrycode_relay.config.values import (
     SECRET,
     SHARE,
     SOURCE,
+    SUBJECT,
     SWITCH,
     TLS_ADDRESS,
     Kind,
@@ -104,6 +106,22 @@ ACCEPTED: dict[str, tuple[Kind, dict[str, Any]]] = {
         EMAIL,
         {text: text for text in ("ops@example.org", "first.last+relay@mail.example.org", "")},
     ),
+    "allowed_host": (
+        ALLOWED_HOST,
+        {
+            "Push.Example.ORG": "push.example.org",
+            ".Example.ORG": ".example.org",
+            "192.0.2.1": "192.0.2.1",
+            "2001:DB8:0::1": "2001:db8::1",
+        },
+    ),
+    "subject": (
+        SUBJECT,
+        {
+            text: text
+            for text in ("mailto:ops@example.org", "https://example.org/contact?about=push", "")
+        },
+    ),
     "domain": (
         DOMAIN,
         {"Relay.Example.ORG": "relay.example.org", "localhost": "localhost", "a-b.x1": "a-b.x1"},
@@ -151,6 +169,20 @@ REFUSED: dict[str, tuple[Kind, list[str]]] = {
     # No text is refused before it is used, because a refusal shows the text.
     "secret": (SECRET, []),
     "email": (EMAIL, ["a@example.org,b@example.org", "ops", "a@example.org?subject=x", "@b"]),
+    "allowed_host": (
+        ALLOWED_HOST,
+        [
+            *("", ".", "..a", "a.", "*.example.org", "https://example.org", "example.org:443"),
+            *("example.org/a", ".192.0.2.1", "[::1]", "ä.org", "192.0.2.0/24", "127.1"),
+        ],
+    ),
+    "subject": (
+        SUBJECT,
+        [
+            *("ops@example.org", "mailto:", "mailto:ops", "mailto:a@b,c@d", "http://example.org"),
+            *("https://", "mailto:a@example.org?subject=x", "mailto:a@example.org\n", " "),
+        ],
+    ),
     "domain": (
         DOMAIN,
         [
