@@ -31,7 +31,7 @@ from pyrycode_relay.http.proxy_protocol import ProxyFactory
 from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySite
 from pyrycode_relay.listeners import Listener, Listeners, listen
 from pyrycode_relay.monitoring.admin_site import AdminSite
-from pyrycode_relay.monitoring.monitored import Monitored
+from pyrycode_relay.monitoring.monitored import Monitored, Push
 from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
 from pyrycode_relay.startup_error import StartupError
@@ -176,12 +176,20 @@ class RelayService(Service):
         return Certificates(found, settings.domain, self.events, self._clock)
 
     def _make_status(self) -> Status:
+        push = self._push
         monitored = Monitored(
             registry=self.context.registry,
             memory_budget=self.context.memory_budget,
             tally=self.context.tally,
             admission=self.admission,
             certificates=self.certificates,
+            push=None
+            if push is None
+            else Push(
+                faults=push.faults,
+                breakers=push.breaker_states,
+                under_way=lambda: push.under_way,
+            ),
             state=lambda: self.readiness.value,
             crowded_out=lambda: self.site.channels.crowded_out,
             seconds=self._clock.seconds,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -72,6 +72,9 @@ class PushService:
     outcome of the one send. A send goes on when its binary leaves.
     """
 
+    faults: ClassVar = tuple(fault.label for fault in SendFault)
+    """The labels of all classes of failures."""
+
     def __init__(
         self, clock: IReactorTime, observer: Observer, providers: Mapping[str, Provider]
     ) -> None:
@@ -94,6 +97,10 @@ class PushService:
     def under_way(self) -> int:
         """The number of wakes that have no outcome yet."""
         return len(self._under_way)
+
+    def breaker_states(self) -> Mapping[str, str]:
+        """Return the state of each platform's breaker, as a word."""
+        return {platform: each.state.value for platform, each in self.breakers.items()}
 
     def wake(
         self, server_id: str, remote: str, request: WakeRequest | None, answer: Answer | None

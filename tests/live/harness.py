@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -210,14 +210,15 @@ class RelayCase(TestCase):
                 await relay.service.stopService()
             shutil.rmtree(relay.folder)
 
-    def relay(self, **limits: object) -> Relay:
-        """Start a relay with ``limits`` in place of the quick ones."""
+    def relay(self, others: Mapping[str, Any] | None = None, **limits: object) -> Relay:
+        """Start a relay with ``limits`` in place of the quick ones, and other settings."""
         folder = tempfile.mkdtemp(prefix="relay")
         recorder = Recorder()
         settings = Settings(
             insecure_listen=("tcp:0:interface=127.0.0.1", f"unix:{folder}/socket"),
             admin_listen="",
             limits=Limits(**cast(dict[str, Any], QUICK | limits)),
+            **dict(others or {}),
         )
         service = RelayService(reactor, settings, [recorder])
         service.startService()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import signal
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -22,7 +25,7 @@ from tests.fcm_server import (
     fcm_error,
     misdeed,
 )
-from tests.peers.waiting import soon
+from tests.peers.waiting import DEADLINE, soon
 from tests.system.harness import (
     Relay,
     SystemTestCase,
@@ -472,6 +475,46 @@ class TrustTests(FcmTestCase):
         words = "the relay got no access token (tls)"
         self.assertEqual(self.the_event(relay)["err"], words)
         self.assertEqual(self.google.requests(TOKEN), [])
+
+
+class StatusTests(FcmTestCase):
+    def test_status(self) -> None:
+        """The status page's data and the metrics show what became of wakes, and no secret."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            admin = free.getsockname()
+        relay = self.pushing(f"--admin-listen=127.0.0.1:{admin[1]}")
+        self.google.next(SEND, {}, error(500, "HUNTER"), error(404, "NOT_FOUND"))
+
+        async def scenario() -> None:
+            for number, outcome in enumerate(("sent", "failed", "unregistered")):
+                self.assertEqual(await self.outcome(relay, number), outcome)
+
+        before = self.metrics(admin)
+        self.perform(scenario())
+        after = self.metrics(admin)
+        for name in ("sent", "unregistered", "send_failed", "token_fetch_failed", "dropped"):
+            counter = f'wakes_total{{outcome="{name}"}}'
+            self.assertEqual(before[counter], 0)
+            expected = name in {"sent", "unregistered", "send_failed"}
+            self.assertEqual(after[counter], expected, name)
+        self.assertEqual(after['breaker_open{platform="fcm"}'], 0)
+        push = self.ask(admin, "/status.json")
+        document = json.loads(push)["push"]
+        self.assertEqual(document["last_failure"]["fault"], "unavailable")
+        self.assertEqual(document["breakers"], {"fcm": "closed"})
+        self.assertNotIn("hunter", push.lower())
+
+    def ask(self, admin: tuple[str, int], path: str) -> str:
+        """Return a page of the operator's side."""
+        way = http.client.HTTPConnection(*admin, timeout=DEADLINE)
+        with contextlib.closing(way):
+            way.request("GET", path)
+            return way.getresponse().read().decode()
+
+    def metrics(self, admin: tuple[str, int]) -> dict[str, float]:
+        """Return the metrics of push."""
+        found = re.findall(r"^pyrycode_relay_push_(\S+) (\S+)$", self.ask(admin, "/metrics"), re.M)
+        return {name: float(value) for name, value in found}
 
 
 class OtherPeersTests(FcmTestCase):

@@ -12,6 +12,8 @@ import uuid
 from typing import Any
 
 from pyrycode_relay.events import FIELDS, Event
+from tests import needs
+from tests.fcm_server import SEND, TOKEN, FcmServer, error
 from tests.peers.frames import BINARY, CLOSE, PING, TEXT, frame
 from tests.peers.requests import phone_fields, upgrade_request
 from tests.peers.waiting import eventually, soon
@@ -149,6 +151,10 @@ class Visit:
                 {"conn_id": {word("odd conn_id"): 1}, "frame": 1},
                 {"conn_id": conn_id, "close_code": word("odd close code")},
                 {"push_wake": {"platform": "fcm", "token": word("push token")}},
+                {"push_wake": {"platform": "fcm", "token": word("refused push token")}},
+                {"push_wake": {"platform": word("platform"), "token": word("lost push token")}},
+                {"push_wake": {"token": word("malformed wake's token"), "reply": word("r") + "!"}},
+                {"push_wake": word("malformed wake")},
                 [word("an array")],
                 {"conn_id": conn_id, "close_code": 4401, "frame": word("the last payload")},
             ):
@@ -239,6 +245,21 @@ class LogTests(SystemTestCase):
             else:
                 self.assertIn(match[3], events)
                 self.assertLessEqual(set(TEXT_FIELD.findall(match[4])), FIELDS)
+
+    def test_push(self) -> None:
+        """The same with push: sends that succeed, fail and find no bearer, and what they bring."""
+        needs.module("google.auth", "pyrycode-relay[push]")
+        google = FcmServer(self.directory)
+        self.addCleanup(google.close)
+        google.next(TOKEN, {"status": 400, "body": '{"error":"hunter2"}'})
+        google.next(SEND, {}, error(400, "INVALID_ARGUMENT"))
+        log, visit = self.visited("--log-format=json", *google.options)
+        self.check(log, visit)
+        self.assertIn(Event.PUSH_WAKE_FAILED.label, log)
+        for secret in ("hunter", "PRIVATE", str(google.account()["client_email"])):
+            self.assertNotIn(secret, log)
+        for line in log.splitlines():
+            self.assertLessEqual(set(json.loads(line)), LINE_KEYS)
 
     def test_names_cannot_break_a_line(self) -> None:
         """Ids and device names with quotes, line ends in UTF-8 and the like stay in their line."""

@@ -1,0 +1,94 @@
+"""Push wakes leave nothing secret behind in the relay's memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from pyrycode_relay.config.values import Secret
+from pyrycode_relay.events import Event
+from tests import needs
+from tests.fcm_server import SEND, FcmServer, Step, error, misdeed
+from tests.live.harness import RelayCase
+from tests.live.test_tokens import Tokens, everything, octets
+from tests.peers.waiting import on_reactor
+
+BEARER = b"-3retnuh-reraeb"
+ASSERTION = b"iAXe0Jye"
+"""What begins a bearer, and a JWT; backwards, so that keeping them is not finding them."""
+
+
+def wake(tokens: Tokens) -> bytes:
+    """Return an envelope that asks for a wake of a new device."""
+    asked = {"platform": "fcm", "token": tokens.new(), "reply": "r"}
+    return json.dumps({"push_wake": asked}).encode()
+
+
+class PushLeavesNothing(RelayCase):
+    """Wakes of every fate, whose tokens are looked for when they have their outcomes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        needs.module("google.auth", "pyrycode-relay[push]")
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.google = FcmServer(Path(directory.name))
+        self.addCleanup(self.google.close)
+
+    def fates(self) -> list[Step]:
+        """Return what the server does with one wake after the other."""
+        return [
+            {},
+            error(404, "NOT_FOUND"),
+            error(400, "INVALID_ARGUMENT"),
+            error(401, "UNAUTHENTICATED"),
+            misdeed("huge"),
+            misdeed("hang_in_body"),
+            misdeed("hang"),
+            misdeed("garbage"),
+            misdeed("reset"),
+        ]
+
+    async def test_no_token_is_to_be_found(self) -> None:
+        """No device's token is left once its wake has an outcome, and no bearer once it has been
+        replaced; the binary and its connection are still there."""
+        relay = self.relay(
+            {
+                "fcm_credentials": Secret(self.google.credentials),
+                "fcm_endpoint": self.google.url,
+                "push_ca_file": self.google.authority,
+                "push_timeout": 0.5,
+            }
+        )
+        tokens = Tokens()
+        fates = self.fates()
+        for number, fate in enumerate(fates):
+            self.google.next(SEND, fate)
+            peer = await self.binary(relay, f"home-{number}")
+            await self.in_thread(peer.send, wake(tokens))
+            # The answer comes after everything else.
+            answer = await self.in_thread(peer.envelope)
+            self.assertIn("push_result", answer)
+        outcomes = [
+            event
+            for event, _ in relay.recorder.events
+            if event in {Event.PUSH_WAKE_SENT, Event.PUSH_WAKE_FAILED}
+        ]
+        self.assertEqual(len(outcomes), len(fates))
+        await on_reactor("the connections are gone", lambda: not tokens.found(), 5.0)
+        self.assertEqual({}, tokens.found())
+        self.assertEqual([], self.found(BEARER[::-1] + b"1"))
+        self.assertEqual(1, len(self.found(BEARER[::-1] + b"2")[:1]), "the one in use")
+        self.assertEqual([], self.found(ASSERTION[::-1]))
+
+    def found(self, secret: bytes) -> list[str]:
+        """Return what in memory holds a secret."""
+        gc.collect()
+        return [
+            type(holder).__name__
+            for holder, value in everything(own=sys._getframe())
+            if value is not secret and secret in octets(value)
+        ]
