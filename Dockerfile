@@ -17,7 +17,7 @@ COPY pyrycode_relay pyrycode_relay
 COPY twisted twisted
 # A virtual environment without pip, because it is copied whole and nothing is installed later.
 RUN python -m venv --without-pip /opt/relay \
-    && pip --python /opt/relay/bin/python install --no-cache-dir /src
+    && pip --python /opt/relay/bin/python install --no-cache-dir '/src[push]'
 # twistd caches the plugins that it finds. Write the cache now, because the root is read-only later.
 RUN /opt/relay/bin/twistd --help >/dev/null \
     && test -s "$(/opt/relay/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/twisted/plugins/dropin.cache"
