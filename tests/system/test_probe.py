@@ -24,7 +24,9 @@ from websockets.sync.server import ServerConnection, serve
 from pyrycode_relay import __version__
 from pyrycode_relay.probe import command
 from pyrycode_relay.probe.report import MEANINGS, Status
+from tests import needs
 from tests.ca import Authority
+from tests.fcm_server import SEND, FcmServer, error, fcm_error, misdeed
 from tests.peers.requests import binary_fields
 from tests.peers.waiting import DEADLINE, eventually
 from tests.system.harness import (
@@ -624,6 +626,29 @@ class WakeTests(FakeRelayTestCase):
         self.assertEqual(run.returncode, Status.NOT_WOKEN)
         self.assertIn("The relay refused the push wake, because push is off", run.stderr)
         self.assertRegex(relay.log(), r"push_wake_dropped server_id=probe-.*not configured")
+        self.assertNotIn("wake-secret", relay.log())
+
+    def test_through_fcm(self) -> None:
+        """A relay with push tells the probe what its provider said."""
+        needs.module("google.auth", "pyrycode-relay[push]")
+        google = FcmServer(self.directory)
+        self.addCleanup(google.close)
+        relay = self.relay(*google.options)
+        self.assertEqual(self.wake(relay.url, "--quiet").returncode, 0)
+        [sent] = google.requests(SEND)
+        self.assertIn(self.TOKEN, json.dumps(sent))
+        for step, pattern in (
+            (error(404, "NOT_FOUND", fcm_error("UNREGISTERED")), "token is dead"),
+            (error(403, "PERMISSION_DENIED"), "push_wake_failed in its log"),
+        ):
+            google.next(SEND, step)
+            run = self.wake(relay.url, "--quiet")
+            self.assertEqual(run.returncode, Status.NOT_WOKEN)
+            self.assertRegex(run.stderr, pattern)
+        google.next(SEND, misdeed("hang"))
+        run = self.wake(relay.url, "--quiet", "--timeout=1")
+        self.assertEqual(run.returncode, Status.TIMEOUT)
+        self.assertIn("the relay is still trying", run.stderr)
         self.assertNotIn("wake-secret", relay.log())
 
     def test_a_file(self) -> None:

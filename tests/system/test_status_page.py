@@ -12,7 +12,9 @@ from typing import Any
 from selenium.webdriver.common.keys import Keys
 from websockets.asyncio.client import ClientConnection
 
+from tests import needs
 from tests.ca import Authority
+from tests.fcm_server import SEND, FcmServer, error
 from tests.peers.waiting import DEADLINE, eventually
 from tests.system.browser import Browser
 from tests.system.harness import (
@@ -22,8 +24,10 @@ from tests.system.harness import (
     echo,
     ending,
     phone,
+    receive,
     round_trip,
     run_program,
+    send,
 )
 
 ADMIN = "--admin-listen=127.0.0.1:0"
@@ -62,12 +66,14 @@ async def talk(handset: ClientConnection) -> None:
         await asyncio.sleep(0.01)
 
 
-class StatusPageTests(SystemTestCase):
+class BrowserTestCase(SystemTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.browser = Browser(self.directory)
         self.addCleanup(self.browser.close)
 
+
+class StatusPageTests(BrowserTestCase):
     def shows(self, card: str) -> list[str]:
         """Return the values that a card shows, in its order."""
         values: Any = self.browser.run(
@@ -197,6 +203,91 @@ class StatusPageTests(SystemTestCase):
         return int(
             self.browser.run("return performance.getEntriesByType('navigation')[0].responseStatus")
         )
+
+
+class PushPageTests(BrowserTestCase):
+    """The page of a relay with push."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        needs.module("google.auth", "pyrycode-relay[push]")
+        self.google = FcmServer(self.directory)
+        self.addCleanup(self.google.close)
+
+    def test_push(self) -> None:
+        """A person sees that wakes go, that they fail, since when and why, and what is left alone.
+
+        Without push, there is nothing about it on the page.
+        """
+        self.browser.resize(1280, 1000)
+        plain = self.relay(ADMIN)
+        self.browser.open(f"http://127.0.0.1:{admin_port(plain)}/")
+        self.browser.wait("the page has data", lambda: self.browser.text("#state") == "ready")
+        self.assertFalse(self.is_shown())
+        relay = self.relay(ADMIN, *self.google.options)
+        self.browser.open(f"http://127.0.0.1:{admin_port(relay)}/")
+        self.perform(self.wakes(relay))
+
+    async def wakes(self, relay: Relay) -> None:
+        async with binary(relay, "a-very-own-id") as server:
+
+            async def wake() -> str:
+                asked = {"platform": "fcm", "token": "device-hunter", "reply": "w"}
+                await send(server, {"push_wake": asked})
+                answer = await receive(server)
+                return str(answer["push_result"]["outcome"])
+
+            self.assertEqual(await wake(), "sent")
+            await asyncio.to_thread(self.works)
+            self.google.next(SEND, *[error(401, "UNAUTHENTICATED")] * 10)
+            outcomes = [await wake() for _ in range(6)]
+            self.assertEqual(outcomes, ["failed"] * 5 + ["dropped"])
+            await asyncio.to_thread(self.fails)
+
+    def is_shown(self) -> bool:
+        """Whether the page has a section about push."""
+        return bool(self.browser.run("return document.getElementById('push').checkVisibility()"))
+
+    def row(self, name: str) -> str:
+        """Return what stands beside a name in the list about push."""
+        rows: Any = self.browser.run(
+            "return [...document.querySelectorAll('#push-list dt')]"
+            ".map((each) => [each.innerText, each.nextElementSibling.innerText.trim()])"
+        )
+        return str(dict(rows).get(name, ""))
+
+    def works(self) -> None:
+        self.browser.wait("a wake was sent", lambda: self.row("Sent").startswith("1 last "))
+        self.assertTrue(self.is_shown())
+        self.assertEqual(self.row("Failed"), "0")
+        self.assertEqual(self.row("Provider fcm"), "working")
+        self.assertEqual(self.browser.text("#push-failure"), "")
+
+    def fails(self) -> None:
+        browser = self.browser
+        browser.wait("wakes failed", lambda: self.row("Failed").startswith("5 last "))
+        self.assertEqual(self.row("Refused"), "1 (1 at a limit)")
+        self.assertEqual(self.row("Provider fcm"), "left alone after failures")
+        self.assertRegex(
+            browser.text("#push-failure"),
+            r"^Last failure: the provider does not accept the relay's credentials\. "
+            r"No wake was sent since \d\d:\d\d:\d\d\.$",
+        )
+        events = browser.text("#event-list")
+        self.assertIn("A push wake could not be sent (5 times)", events)
+        self.assertIn("the provider does not accept the relay's credentials", events)
+        source = str(browser.run("return document.documentElement.outerHTML"))
+        for word in ("hunter", "a-very-own-id", "UNAUTHENTICATED"):
+            self.assertNotIn(word, source)
+        inside = "return document.documentElement.scrollWidth <= innerWidth"
+        for scheme in ("light", "dark"):
+            browser.prefer(scheme)
+            for width in (1280, 390):
+                browser.resize(width, 1000)
+                browser.wait(f"{width} pixels show all", lambda: browser.run(inside))
+                browser.run("document.getElementById('push').scrollIntoView({block: 'end'})")
+                browser.shoot(f"push-{scheme}-{width}")
+        self.assertEqual(browser.complaints(), [])
 
 
 class MetricsTests(SystemTestCase):

@@ -362,7 +362,7 @@ function showPush(data) {
     ["Sent", count(outcomes.sent), sent ? `last ${when(sent)}` : "", false],
     ["Failed", count(failed), failure ? `last ${when(failure.time)}` : "", push.failing],
     ["Dead tokens", count(outcomes.unregistered), "", false],
-    ["Refused", count(refused), outcomes.dropped ? `${count(outcomes.dropped)} at a limit` : "", false],
+    ["Refused", count(refused), outcomes.dropped ? `(${count(outcomes.dropped)} at a limit)` : "", false],
     ["Under way", count(push.under_way), "", false],
     ...Object.entries(push.breakers).map(([platform, state]) => [
       `Provider ${platform}`, BREAKERS[state] ?? state, "", state !== "closed",
