@@ -144,7 +144,7 @@ class WrongTests(AccountTestCase):
     def test_large_key(self) -> None:
         """A key whose signatures would hold up the relay is refused."""
         with self.assertRaises(StartupError) as raised:
-            load(Secret(text=account(private_key=pem(ca.rsa_key(4104)))))
+            load(Secret(text=account(private_key=pem(ca.large_rsa_key()))))
         self.assertIn("more than 4096 bits", str(raised.exception))
 
     @cases(
