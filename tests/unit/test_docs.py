@@ -20,6 +20,7 @@ from pyrycode_relay.monitoring.exposition import Metrics
 from pyrycode_relay.monitoring.monitored import Monitored, Push
 from pyrycode_relay.probe import command
 from pyrycode_relay.protocol.close_codes import Close, EndCause
+from pyrycode_relay.protocol.push_wake import WakeRefusal
 from pyrycode_relay.push import webpush_key
 from pyrycode_relay.push.provider import SendFault
 from pyrycode_relay.service import RelayService
@@ -41,6 +42,8 @@ TABLES = {
     "field": PAGES["docs/log-reference.md"],
     "code": PAGES["docs/protocol.md"],
     "module": PAGES["docs/architecture.md"],
+    "fault": PAGES["docs/push.md"],
+    "refusal": PAGES["docs/push.md"],
     "target": PAGES["CONTRIBUTING.md"],
 }
 """The page of each table that is compared with the source, by the table's first column."""
@@ -292,6 +295,18 @@ class MetricTests(Cases):
         known = {name + part for name in exported() for part in parts}
         named = set(re.findall(r"\bpyrycode_relay_\w+", PAGES[page]))
         self.assertEqual(named - known - {"pyrycode_relay_plugin"}, set())
+
+
+class PushTests(Cases):
+    def test_faults(self) -> None:
+        """The manual has a remedy for each way in which a send fails, under its text in the log."""
+        rows = {names(label)[0]: text for label, text, _ in table("fault")}
+        self.assertEqual(rows, {fault.label: str(fault) for fault in SendFault})
+
+    def test_refusals(self) -> None:
+        """The manual has each reason to refuse a wake, in the order of the checks."""
+        rows = [names(label)[0] for label, _ in table("refusal")]
+        self.assertEqual(rows, [refusal.label for refusal in WakeRefusal])
 
 
 CLOSES = [cause.sends for cause in EndCause if cause.sends is not None]
