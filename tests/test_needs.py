@@ -26,6 +26,7 @@ MISSING: dict[str, tuple[Callable[[], object], str]] = {
     "root": (needs.root, "only root"),
     "namespaces": (needs.namespaces, "only root"),
     "ipv6": (needs.ipv6, "no IPv6"),
+    "module": (lambda: needs.module("no_such_module", "it"), "install it"),
     "descriptors": (lambda: needs.descriptors(10**9), "needs 1000000000 open files"),
 }
 

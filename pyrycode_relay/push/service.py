@@ -171,7 +171,10 @@ class PushService:
         self._report(wake, outcome)
         word = WakeOutcome.SENT if isinstance(outcome, Sent) else outcome.outcome
         for answer in wake.answers:
-            answer(word)
+            try:
+                answer(word)
+            except Exception:
+                _bugs.failure("a bug costs one binary the outcome of a wake")
 
     async def _tries(self, wake: _Wake) -> Outcome:
         """Try until there is an outcome that stands, for as long as the wake is worth anything."""

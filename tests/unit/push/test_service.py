@@ -213,6 +213,18 @@ class SendTests(PushTestCase):
         self.fcm.end(Sent())
         self.assertEqual(self.answers, [WakeOutcome.SEND_FAILED, WakeOutcome.SENT])
 
+    def test_bug_of_an_answer(self) -> None:
+        """A bug of one who is told the outcome costs nobody else the outcome."""
+
+        def broken(_: WakeOutcome) -> None:
+            raise ZeroDivisionError("secret")
+
+        self.push.wake("home", "192.0.2.1", WakeRequest("fcm", "t"), broken)
+        self.wake()
+        self.fcm.end(Sent())
+        self.assertEqual(self.answers, [WakeOutcome.SENT])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_nothing_remains(self) -> None:
         """Once a wake has its outcome, nothing refers to its token."""
         token = "".join(["to", "ken", "-1"])
