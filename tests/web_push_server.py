@@ -122,7 +122,7 @@ def _serve(stream: ssl.SSLSocket, note: Callable[[dict[str, Any]], None]) -> Non
     note(request)
     for part in _answer(request["path"]):
         stream.sendall(part)
-    if request["path"] != "/lost":
+    if not request["path"].startswith("/lost"):
         # The client has to close.
         while stream.recv(65536):
             pass

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
@@ -53,6 +54,9 @@ than the hosts themselves keep them, so that a request seldom meets one that is 
 
 _MAX_HOSTS: Final = 64
 """Hosts whose TLS contexts are kept."""
+
+_forget_urls: Final[Callable[[], None]] = getattr(urlsplit, "cache_clear", lambda: None)
+"""Empties a cache of the standard library in which Twisted leaves URLs. A URL may be a secret."""
 
 _SECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
@@ -151,6 +155,8 @@ class HttpClient:
                 retry_after(_value(response, "retry-after"), self._wall()),
                 _value(response, "location"),
             )
+        finally:
+            _forget_urls()
         if isinstance(found, CancelledError):
             raise found
         raise CallError(found)

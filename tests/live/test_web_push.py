@@ -25,6 +25,7 @@ from pyrycode_relay.push.provider import Failed, Outcome, SendFault, Sent
 from pyrycode_relay.push.subscription import AllowedHosts
 from pyrycode_relay.push.vapid import Vapid
 from pyrycode_relay.push.web_push import WebPush
+from tests.live.test_tokens import Tokens
 from tests.peers.waiting import on_reactor
 from tests.unit.push.test_vapid import claims
 from tests.web_push_server import HOST, WebPushServer, answering, response
@@ -281,6 +282,37 @@ class TrustTests(WebPushTestCase):
         self.assertIs(fault, SendFault.TLS)
         self.assertEqual(self.server.requests, [])
 
+
+class SecretTests(WebPushTestCase):
+    async def test_no_url_is_left(self) -> None:
+        """No subscription's URL is left in memory once its wake has an outcome."""
+        provider = self.provider(seconds=0.5, hosts=(HOST, "other.example"))
+        tokens = Tokens()
+        answers = (
+            answering(CREATED),
+            answering(response("404 Not Found")),
+            answering(b"nothing\n\n"),
+        )
+        roots = [
+            *(*answers, *(f"https://{HOST}/{each}" for each in MISDEEDS)),
+            *("https://other.example", "https://forbidden.example", f"http://{HOST}"),
+        ]
+        faults = set()
+        for root in roots:
+            outcome = await provider.send(f"{root}/{tokens.new()}", 300)
+            faults.add(outcome.fault if isinstance(outcome, Failed) else None)
+        self.assertEqual(
+            faults,
+            {
+                *(None, SendFault.UNREGISTERED, SendFault.MALFORMED, SendFault.TIMEOUT),
+                *(SendFault.DISCONNECTED, SendFault.TLS, SendFault.FORBIDDEN_HOST),
+                SendFault.INVALID_TOKEN,
+            },
+        )
+        await on_reactor("the connections are gone", lambda: not tokens.found(), DEADLINE)
+
+
+MISDEEDS = ("silent", "headers", "interim", "body", "lost")
 
 FORBIDDEN = (
     *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1"),
