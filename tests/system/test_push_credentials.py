@@ -20,7 +20,7 @@ from pyrycode_relay.tap import Options, makeService
 options = Options()
 options.parseOptions(["--insecure-listen=tcp:0:interface=127.0.0.1", *sys.argv[1:]])
 makeService(options)
-wanted = ("google", "py_vapid", "pyrycode_relay.push")
+wanted = ("google", "josepy", "pyrycode_relay.push")
 print(*sorted(each for each in sys.modules if each.startswith(wanted)))
 """
 """Makes the relay's service, and prints which modules of push are loaded."""
