@@ -171,7 +171,7 @@ def read_private_key(path: Path) -> PrivateKeyTypes:
     found = _KEY.search(data)
     if found is None:
         raise StartupError(f"{path} has no private key in PEM form.")
-    if mode & _OTHERS:
+    if mode & _forbidden(path):
         raise StartupError(
             f"The key {path} can be used by others than its owner (mode {mode & 0o777:o}); run: "
             f"chmod 600 {path}."
@@ -192,6 +192,19 @@ def read_private_key(path: Path) -> PrivateKeyTypes:
                 f"The key {path} has a passphrase; store it without one, as in: openssl pkey."
             ) from None
         raise StartupError(f"The key {path} is damaged, or of an unknown type.") from None
+
+
+def _forbidden(path: Path) -> int:
+    """Return the bits that the mode of a key's file must not have.
+
+    systemd lets a service's user read a credential by an ACL, whose mask shows as the permission of
+    a group that has none. Nobody else gets through the credentials' directory. Source:
+    https://github.com/systemd/systemd/issues/29435.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and path.parent == Path(credentials):
+        return _OTHERS & ~stat.S_IRGRP
+    return _OTHERS
 
 
 def _signs(key: PrivateKeyTypes) -> bool:

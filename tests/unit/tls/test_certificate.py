@@ -156,6 +156,22 @@ class ProblemTests(CertificateCase):
         self.assertIn(f"(mode {shown})", problem)
         self.assertIn(f"chmod 600 {self.pair.key}.", problem)
 
+    def test_systemd_credential(self) -> None:
+        """A key that systemd passes is readable by its group, as far as the mode shows.
+
+        In another directory, or with more permissions, that is refused.
+        """
+        self.read()
+        self.patch(os, "environ", os.environ | {"CREDENTIALS_DIRECTORY": str(self.directory)})
+        self.pair.key.chmod(0o440)
+        self.assertEqual(Certificate.read(self.pair, time.time()).chain, GOOD.chain)
+        for mode in (0o460, 0o444):
+            self.pair.key.chmod(mode)
+            self.assertRaises(StartupError, Certificate.read, self.pair, time.time())
+        os.environ["CREDENTIALS_DIRECTORY"] = str(self.directory.parent)
+        self.pair.key.chmod(0o440)
+        self.assertRaises(StartupError, Certificate.read, self.pair, time.time())
+
     def test_damaged_rsa_key(self) -> None:
         """An RSA key with the right public part and a wrong private one is refused."""
         issued = AUTHORITY.issue("relay.example", key=rsa_key())
