@@ -260,7 +260,7 @@ class PushPageTests(BrowserTestCase):
         self.browser.wait("a wake was sent", lambda: self.row("Sent").startswith("1 last "))
         self.assertTrue(self.is_shown())
         self.assertEqual(self.row("Failed"), "0")
-        self.assertEqual(self.row("Provider fcm"), "working")
+        self.assertEqual(self.row("Provider fcm"), "in use")
         self.assertEqual(self.browser.text("#push-failure"), "")
 
     def fails(self) -> None:

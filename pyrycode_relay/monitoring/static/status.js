@@ -139,7 +139,7 @@ const EVENTS = {
 };
 
 const BREAKERS = {
-  closed: "working",
+  closed: "in use",
   open: "left alone after failures",
   half_open: "tried out after failures",
 };
