@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,11 @@ _MAX_FILE: Final = 2**20
 _TRIAL: Final = b"pyrycode-relay"
 """The bytes that a key signs in a test of whether it can."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_ACL_ENTRY: Final = struct.Struct("<HHI")
+"""An entry of an access list: tag, permissions, and the user or group that it names (acl(5))."""
+_ACL_USER: Final = 0x02
+_ACL_HARMLESS: Final = frozenset({0x01, 0x10, 0x20})
+"""The owner; the mask; all others, whose permissions are those of the mode."""
 _BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY: Final = re.compile(
     rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL
@@ -223,10 +229,16 @@ def _signs(key: PrivateKeyTypes) -> bool:
 
 
 def _contents(path: Path) -> tuple[bytes, int]:
-    """Return the bytes and the mode of a file. Both are of one file even if it is replaced."""
+    """Return the bytes and the mode of a file. Both are of one file even if it is replaced.
+
+    The mode has no bits for the group if an access list gives them to this process's user.
+    """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
+            mode = status.st_mode
+            if mode & stat.S_IRWXG and _is_for_this_user(file.fileno()):
+                mode &= ~stat.S_IRWXG
             if not stat.S_ISREG(status.st_mode):
                 raise StartupError(f"{path} is not a file.")
             data = file.read(_MAX_FILE + 1)
@@ -234,7 +246,24 @@ def _contents(path: Path) -> tuple[bytes, int]:
         raise StartupError(f"{path} cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_FILE:
         raise StartupError(f"{path} has over {_MAX_FILE} bytes, too many for a PEM file.")
-    return data, status.st_mode
+    return data, mode
+
+
+def _is_for_this_user(descriptor: int) -> bool:
+    """Whether a file's access list names nobody but its owner and this process's user.
+
+    Then the bits of the group, which are the list's mask, permit nothing to the group. The files
+    of systemd's LoadCredential= are so: mode 440, for the service's user.
+    """
+    try:
+        acl = os.getxattr(descriptor, "system.posix_acl_access")
+    except OSError:
+        return False
+    named = [entry for entry in _ACL_ENTRY.iter_unpack(acl[4:]) if entry[1]]
+    return all(
+        tag in _ACL_HARMLESS or (tag == _ACL_USER and user == os.geteuid())
+        for tag, _, user in named
+    )
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import struct
 import tempfile
 import time
 from datetime import timedelta
@@ -27,6 +28,8 @@ from tests.unit.bench import Cases, cases, examples
 AUTHORITY = Authority()
 GOOD = AUTHORITY.issue("Relay.Example", "*.relay.example")
 OTHER = AUTHORITY.issue("other.example")
+NOBODY = 2**32 - 1
+"""The id in an entry of an access list that names nobody."""
 
 
 class CertificateCase(Cases):
@@ -146,6 +149,32 @@ class ProblemTests(CertificateCase):
         )
         stranger = Issued((GOOD.chain[0], Authority().intermediate), None)
         self.assertIn("is not the issuer of the one before it", self.problem(stranger.pem))
+
+    def acl(self, *entries: tuple[int, int, int]) -> None:
+        """Give the key an access list: tag, permissions and id of each entry (acl(5))."""
+        packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *each) for each in entries)
+        os.setxattr(self.pair.key, "system.posix_acl_access", packed)
+
+    def test_credential_of_systemd(self) -> None:
+        """A key may have bits for its group if they are for this process's user alone."""
+        self.read()
+        own = (2, 4, os.geteuid())
+        self.acl((1, 6, NOBODY), own, (4, 0, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY))
+        self.assertEqual(self.pair.key.stat().st_mode & 0o777, 0o640)
+        self.read()
+
+    @cases(
+        {
+            "other_user": ((2, 4, os.geteuid() + 1), (4, 0, NOBODY), (16, 4, NOBODY)),
+            "group": ((4, 4, NOBODY), (16, 4, NOBODY)),
+            "other_group": ((4, 0, NOBODY), (8, 4, 1234), (16, 4, NOBODY)),
+        }
+    )
+    def test_access_list(self, *entries: tuple[int, int, int]) -> None:
+        """It may not if the list names others."""
+        self.read()
+        self.acl((1, 6, NOBODY), *entries, (32, 0, NOBODY))
+        self.assertIn("(mode 640)", self.problem())
 
     @cases({"group": (0o640, "640"), "others": (0o604, "604"), "write": (0o620, "620")})
     def test_readable_key(self, mode: int, shown: str) -> None:
