@@ -19,7 +19,7 @@ class TokenBuckets:
     Args:
         rate: Tokens per second; 0 never adds one.
         burst: Tokens in a full bucket.
-        seconds: The clock.
+        seconds: The clock. While it is behind the time of a bucket, that bucket does not fill.
         max_keys: The largest number of buckets.
 
     """
@@ -42,7 +42,7 @@ class TokenBuckets:
         """Take a token of ``key``. Returns False if the bucket is empty."""
         now = self._seconds()
         tokens, then = self._buckets.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - then) * self._rate)
+        tokens = min(self._burst, tokens + max(0.0, now - then) * self._rate)
         allowed = tokens >= 1
         self._buckets[key] = (tokens - 1 if allowed else tokens, now)
         if len(self._buckets) > self._max_keys:
@@ -54,7 +54,7 @@ class TokenBuckets:
         """Return the seconds until ``key`` has a token."""
         now = self._seconds()
         tokens, then = self._buckets.get(key, (self._burst, now))
-        missing = 1 - tokens - (now - then) * self._rate
+        missing = 1 - tokens - max(0.0, now - then) * self._rate
         return max(0.0, missing / self._rate) if self._rate else math.inf
 
     def _sweep(self, now: float) -> None:

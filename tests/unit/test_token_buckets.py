@@ -53,6 +53,18 @@ class TokenBucketTests(Cases):
             got += buckets.take("a")
         self.assertIn(got, {1, 2})
 
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back takes no tokens away."""
+        self.clock.advance(10_000)
+        buckets = self.buckets()
+        self.taken(buckets, "a", 2)
+        self.clock.rightNow -= 3600
+        self.assertEqual(buckets.wait("a"), 0)
+        self.assertEqual(self.taken(buckets, "a", 10), 1)
+        self.assertEqual(buckets.wait("a"), 1)
+        self.clock.advance(1)
+        self.assertTrue(buckets.take("a"))
+
     def test_apart(self) -> None:
         """Each key has its own bucket."""
         buckets = self.buckets()
