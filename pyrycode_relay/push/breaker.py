@@ -37,7 +37,7 @@ class Breaker:
         """The state now."""
         if self._retry_at is None:
             return BreakerState.CLOSED
-        if self._trying or self._seconds() >= self._retry_at:
+        if self._trying or self._has_rested(self._retry_at):
             return BreakerState.HALF_OPEN
         return BreakerState.OPEN
 
@@ -45,10 +45,15 @@ class Breaker:
         """Whether a try may begin. One that does must end in one of the three other methods."""
         if self._retry_at is None:
             return True
-        if self._trying or self._seconds() < self._retry_at:
+        if self._trying or not self._has_rested(self._retry_at):
             return False
         self._trying = True
         return True
+
+    def _has_rested(self, retry_at: float) -> bool:
+        """Whether the pause is over. It also is if the clock was set back since its begin."""
+        left = retry_at - self._seconds()
+        return not 0 < left <= self._pause
 
     def succeeded(self) -> None:
         """Take note that the provider works."""

@@ -53,6 +53,20 @@ class BreakerTests(Cases):
         self.assertIs(self.breaker.state, BreakerState.HALF_OPEN)
         self.assertFalse(self.breaker.allows())
 
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back by an hour does not keep it open for an hour."""
+        self.clock.advance(10_000)
+        self.fail(3)
+        self.clock.rightNow -= 3600
+        self.assertIs(self.breaker.state, BreakerState.HALF_OPEN)
+        self.assertTrue(self.breaker.allows())
+        self.assertFalse(self.breaker.allows())
+        self.breaker.failed()
+        self.assertIs(self.breaker.state, BreakerState.OPEN)
+        self.assertFalse(self.breaker.allows())
+        self.clock.advance(30)
+        self.assertTrue(self.breaker.allows())
+
     def test_closes(self) -> None:
         """If that try succeeds, everything gets through."""
         self.fail(3)
