@@ -185,7 +185,9 @@ class PushService:
         for pause in (*_PAUSES, None):
             if not breaker.allows():
                 return outcome
-            outcome = await self._try(provider, breaker, token, expires - self._clock.seconds())
+            # The bounds matter if the clock was set.
+            ttl = min(TTL, max(0.0, expires - self._clock.seconds()))
+            outcome = await self._try(provider, breaker, token, ttl)
             if isinstance(outcome, Sent) or not outcome.retryable or pause is None:
                 return outcome
             wait = pause if outcome.retry_after is None else outcome.retry_after

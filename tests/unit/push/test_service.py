@@ -329,6 +329,19 @@ class RetryTests(PushTestCase):
         self.assertEqual(self.failures(), [SendFault.RATE_LIMITED])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    @cases({"ahead": (3600, 0), "back": (-3600, service.TTL)})
+    def test_clock_is_set(self, seconds: float, ttl: float) -> None:
+        """Whatever the clock does between two tries, a try's TTL is from 0 to the wake's life."""
+        self.clock.advance(10_000)
+        self.wake()
+        self.fcm.end(DOWN)
+        self.clock.rightNow += seconds
+        [waiting] = self.clock.getDelayedCalls()
+        waiting.reset(0)
+        self.clock.advance(0)
+        self.assertEqual(self.fcm.ttls, [service.TTL, ttl])
+        self.fcm.end(Sent())
+
     def test_not_retryable(self) -> None:
         """Any other failure is the last word."""
         self.wake()
