@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.address import IPv4Address as TCP4Address
 from twisted.internet.address import IPv6Address as TCP6Address
@@ -31,6 +31,10 @@ from pyrycode_relay.daemon_threads import Bounds, DaemonThreads
 from pyrycode_relay.push.address_guard import Address, is_public
 from pyrycode_relay.push.http_client import CallError
 from pyrycode_relay.push.provider import SendFault
+
+MAX_ADDRESSES: Final = 4
+"""Addresses of each family of IP that are checked and tried for one wake. A stranger's name can
+have thousands, and each costs a socket and time of the reactor's thread."""
 
 Resolve = Callable[[str], Deferred[Sequence[Address]]]
 """Looks up a name; fails with `CallError`."""
@@ -65,7 +69,7 @@ def _not_found() -> CallError:
 
 
 def look_up(name: str) -> Sequence[Address]:
-    """Return the addresses of a DNS name, by the operating system. This blocks.
+    """Return the first addresses of a DNS name, by the operating system. This blocks.
 
     Raises `CallError`.
     """
@@ -74,7 +78,13 @@ def look_up(name: str) -> Sequence[Address]:
         found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise _not_found() from None
-    return [ip_address(address[0]) for *_, address in found]
+    left = {socket.AF_INET: MAX_ADDRESSES, socket.AF_INET6: MAX_ADDRESSES}
+    addresses = []
+    for family, *_, address in found:
+        if left.get(family):
+            left[family] -= 1
+            addresses.append(ip_address(address[0]))
+    return addresses
 
 
 @implementer(IStreamClientEndpoint)
