@@ -47,6 +47,9 @@ MAX_BODY: Final = 4096
 _MAX_ANSWER: Final = 65_536
 """Bytes of a whole answer, with its headers, after which the connection is dropped."""
 
+_STATUSES: Final = range(100, 1000)
+"""Statuses of an answer. Twisted's parser also takes a negative one, or one of 4,000 digits."""
+
 _MAX_IDLE: Final = 4
 _IDLE: Final = 60.0
 """Connections to one host that are kept open without a request, and for how many seconds: shorter
@@ -149,6 +152,8 @@ class HttpClient:
             found = _cause(error)
         else:
             content = await _Content(response).read(self._clock, deadline - self._clock.seconds())
+            if response.code not in _STATUSES:
+                raise CallError(SendFault.MALFORMED)
             return Answer(
                 response.code,
                 content,

@@ -235,6 +235,12 @@ class MisdeedTests(WebPushTestCase):
         for answer in (b"SSH-2.0-x\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"HTTP/1.1 ten OK\r\n\r\n"):
             self.assertIs(await self.fault(answering(answer)), SendFault.MALFORMED, answer)
 
+    async def test_odd_status(self) -> None:
+        """So is a status that has not three digits: it would stand in the log."""
+        for status in ("-429", "0", "99", "1000", "2" + "0" * 2000):
+            outcome = await self.send(answering(response(f"{status} OK")))
+            self.assertEqual(outcome, Failed(SendFault.MALFORMED), status)
+
     async def test_cancelled(self) -> None:
         """A wake that is cancelled leaves nothing, whatever it waits for."""
         hanging: Deferred[Sequence[Address]] = Deferred()
