@@ -196,9 +196,12 @@ def makeService(options: Options, kind: type[RelayService] = RelayService) -> Pr
     """Make the relay's service from parsed options. ``kind`` is the class of its core."""
     from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
 
+    # Twisted's own clock is the time of day. Set back by an hour, it delays every time-out by an
+    # hour.
+    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
     in_reactor = reactor.callFromThread  # type: ignore[attr-defined]
     settings = options.settings
-    log = EventLog(settings.log_level, reactor.seconds)
+    log = EventLog(settings.log_level, time.monotonic)
     relay = kind(reactor, settings, [log], capacity=options.capacity)
     manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
     watch_accept(relay.accept_failed)

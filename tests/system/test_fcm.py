@@ -79,6 +79,18 @@ class FcmTestCase(SystemTestCase):
         return event
 
 
+SHIFTED = """
+import os, time
+real = time.time
+
+def shifted():
+    with open(os.environ["SHIFT"]) as file:
+        return real() + float(file.read() or 0)
+
+time.time = shifted
+"""
+"""Sets a process's time of day by as many seconds as a file says."""
+
 PUSH_EVENTS = ("push_wake_sent", "push_wake_failed", "push_wake_dropped")
 
 
@@ -515,6 +527,40 @@ class StatusTests(FcmTestCase):
         """Return the metrics of push."""
         found = re.findall(r"^pyrycode_relay_push_(\S+) (\S+)$", self.ask(admin, "/metrics"), re.M)
         return {name: float(value) for name, value in found}
+
+
+class ClockTests(FcmTestCase):
+    def test_set(self) -> None:
+        """If the time of day is set, by an hour either way, time-outs and drains are in time."""
+        shift = self.directory / "shift"
+        (self.directory / "sitecustomize.py").write_text(SHIFTED)
+        for seconds in (3600, -3600):
+            shift.write_text("0")
+            relay = self.pushing(
+                "--push-timeout=1",
+                environment={"PYTHONPATH": str(self.directory), "SHIFT": str(shift)},
+            )
+
+            async def scenario(relay: Relay = relay, seconds: int = seconds) -> None:
+                self.assertEqual(await self.outcome(relay, 1), "sent")
+                self.google.next(SEND, misdeed("hang"))
+                hanging = self.google.waiting()
+                async with binary(relay, "home") as server:
+                    await send(server, wake(2))
+                    await soon("it hangs", lambda: self.google.waiting() > hanging)
+                    shift.write_text(str(seconds))
+                    answer = await receive(server)
+                    self.assertEqual(answer["push_result"]["outcome"], "failed")
+                    await send(server, wake(3))
+                    answer = await receive(server)
+                    self.assertEqual(answer["push_result"]["outcome"], "sent")
+                    relay.signal(signal.SIGTERM)
+                    await ending(server)
+
+            self.perform(scenario())
+            self.assertEqual(relay.wait(), 0)
+            [failed] = self.events(relay, "push_wake_failed")
+            self.assertLess(failed["duration"], 60)
 
 
 class OtherPeersTests(FcmTestCase):
