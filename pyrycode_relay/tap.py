@@ -198,7 +198,7 @@ def makeService(options: Options, kind: type[RelayService] = RelayService) -> Pr
 
     # Twisted's own clock is the time of day. Set back by an hour, it delays every time-out by an
     # hour.
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     in_reactor = reactor.callFromThread  # type: ignore[attr-defined]
     settings = options.settings
     log = EventLog(settings.log_level, time.monotonic)

@@ -42,9 +42,11 @@ class LookUpTests(Cases):
 
     def test_many(self) -> None:
         """Of thousands of addresses, the first four of each family are used, in their order."""
-        many = [(*ROW_V6, (f"2a00::{number:x}", 0, 0, 0)) for number in range(1, 3000)]
+        many: list[object] = [
+            (*ROW_V6, (f"2a00::{number:x}", 0, 0, 0)) for number in range(1, 3000)
+        ]
         many += [(*ROW, (f"192.0.2.{number}", 0)) for number in range(1, 250)]
-        self.answer([*many])
+        self.answer(many)
         found = [str(each) for each in look_up("push.example.org")]
         expected = [f"2a00::{number}" for number in range(1, 5)]
         self.assertEqual(found, expected + [f"192.0.2.{number}" for number in range(1, 5)])
