@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, cast
 
@@ -53,15 +54,20 @@ _REST: Final = 30.0
 
 
 class _Wake:
-    """A wake under way. ``answers`` wait for its outcome."""
+    """A wake under way. ``answers`` wait for its outcome.
 
-    __slots__ = ("answers", "key", "run", "server_id", "started")
+    ``pause`` is the wait for another try; None while there is none. It fires with whether the wake
+    still has its place.
+    """
+
+    __slots__ = ("answers", "key", "pause", "run", "server_id", "started")
 
     def __init__(self, key: tuple[str, str], server_id: str, started: float) -> None:
         self.key = key
         self.server_id = server_id
         self.started = started
         self.answers: list[Answer] = []
+        self.pause: Deferred[bool] | None = None
         self.run: Deferred[None]
 
 
@@ -146,10 +152,30 @@ class PushService:
             return WakeRefusal.RATE
         wake = self._under_way.get((request.platform, token))
         if wake is None:
-            full = self.under_way >= MAX_SENDS or self._has_its_part(request.platform)
+            full = not self._has_place(request.platform)
         else:
             full = asks and len(wake.answers) >= MAX_ANSWERS
         return WakeRefusal.BUSY if full else None
+
+    def _has_place(self, platform: str) -> bool:
+        """Whether another wake may begin. If not, one that waits for another try gives way.
+
+        Otherwise a few binaries whose sends are put off could hold all places for minutes.
+        """
+        if self._has_its_part(platform):
+            rivals = [each for each in self._under_way.values() if each.key[0] == platform]
+        elif self.under_way >= MAX_SENDS:
+            rivals = [*self._under_way.values()]
+        else:
+            return True
+        numbers = Counter(each.server_id for each in rivals)
+        waiting = [each for each in rivals if each.pause is not None]
+        if not waiting:
+            return False
+        # The oldest one of the server-id with most sends, so no binary can crowd out others.
+        first = max(waiting, key=lambda each: numbers[each.server_id])
+        cast(Deferred[bool], first.pause).callback(False)
+        return True
 
     def _has_its_part(self, platform: str) -> bool:
         """Whether a platform has its part of the sends: servers that strangers name may be slow."""
@@ -193,8 +219,20 @@ class PushService:
             wait = pause if outcome.retry_after is None else outcome.retry_after
             if self._draining or self._clock.seconds() + wait >= expires:
                 return outcome
-            await deferLater(cast(Any, self._clock), wait)
+            if not await self._pause(wake, wait):
+                return outcome
         return outcome
+
+    async def _pause(self, wake: _Wake, seconds: float) -> bool:
+        """Wait for another try; return whether the wake still has its place."""
+        wake.pause = Deferred()
+        late = self._clock.callLater(seconds, wake.pause.callback, True)
+        try:
+            return await wake.pause
+        finally:
+            wake.pause = None
+            if late.active():
+                late.cancel()
 
     async def _try(self, provider: Provider, breaker: Breaker, token: str, ttl: float) -> Outcome:
         try:

@@ -150,6 +150,66 @@ class CheckTests(PushTestCase):
         self.assertEqual(len(self.refusals()), 2)
 
 
+class PlaceTests(PushTestCase):
+    """Sends that are put off hold places for minutes; wakes whose first try is due come first."""
+
+    LATER = Failed(SendFault.RATE_LIMITED, retryable=True, retry_after=200.0)
+
+    def put_off(self, number: int, provider: Tries | None = None) -> None:
+        """Have the provider put off the sends under way."""
+        for _ in range(number):
+            (provider or self.fcm).end(self.LATER)
+
+    def test_gives_way(self) -> None:
+        """A wake that waits for another try gives its place to a new one, and has failed."""
+        for number in range(service.MAX_SENDS):
+            self.wake(f"t{number}", server_id=f"s{number}")
+        self.put_off(service.MAX_SENDS - 1)
+        self.wake("new", server_id="new")
+        self.assertEqual(self.refusals(), [])
+        self.assertEqual(self.failures(), [SendFault.RATE_LIMITED])
+        self.assertEqual(self.answers, [WakeOutcome.SEND_FAILED])
+        self.assertEqual(self.push.under_way, service.MAX_SENDS)
+        [fields] = self.seen.of(Event.PUSH_WAKE_FAILED)
+        self.assertEqual(fields["server_id"], "s0")
+        self.clock.advance(200)
+        self.assertEqual(len(self.fcm.pending), service.MAX_SENDS)
+
+    def test_of_most(self) -> None:
+        """The one that gives way is of the server-id with most sends."""
+        self.wake("quiet", server_id="quiet")
+        for number in range(6):
+            self.wake(f"greedy{number}", server_id="greedy")
+        for number in range(service.MAX_SENDS - 7):
+            self.wake(f"t{number}", server_id=f"s{number}")
+        self.put_off(service.MAX_SENDS)
+        for number in range(4):
+            self.wake(f"new{number}", server_id="new")
+        failed = [fields["server_id"] for fields in self.seen.of(Event.PUSH_WAKE_FAILED)]
+        self.assertEqual(failed, ["greedy"] * 4)
+
+    def test_of_the_platform(self) -> None:
+        """If only the part of a platform is full, it is one of that platform."""
+        self.wake("fcm")
+        self.put_off(1)
+        for number in range(service.MAX_NAMED_SENDS):
+            self.wake(f"t{number}", f"s{number}", "named")
+        self.put_off(service.MAX_NAMED_SENDS, self.named)
+        self.wake("new", "new", "named")
+        [fields] = self.seen.of(Event.PUSH_WAKE_FAILED)
+        self.assertEqual(fields["server_id"], "s0")
+
+    def test_tries_go_on(self) -> None:
+        """A try under way gives no place: the new wake is refused."""
+        for number in range(service.MAX_SENDS):
+            self.wake(f"t{number}", server_id=f"s{number}")
+        self.put_off(1)
+        self.clock.advance(200)
+        self.wake("new", server_id="new")
+        self.assertEqual(self.refusals(), [WakeRefusal.BUSY])
+        self.assertEqual(self.failures(), [])
+
+
 class SendTests(PushTestCase):
     def test_sent(self) -> None:
         """A wake that is sent is one line, with the token's fingerprint."""
