@@ -35,7 +35,7 @@ class Failure:
 class PushWakes:
     """What became of push wakes; an observer of events.
 
-    A dead token is no failure: it says nothing about the relay or its provider.
+    A dead token is not a failure, because neither the relay nor its provider is at fault.
 
     Args:
         push: The source of the numbers.

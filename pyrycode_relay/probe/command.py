@@ -117,9 +117,9 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wake",
         metavar="PLATFORM:TOKEN",
-        help="also send one push wake to the device with this token, such as fcm:@FILE or "
-        "webpush:https://...; PLATFORM:@FILE reads the token from a file, because a command line "
-        "shows in the list of processes",
+        help="also send one push wake to the device with this token, through fcm or webpush. "
+        "PLATFORM:@FILE reads the token from a file, because a command line shows in the list of "
+        "processes",
     )
 
 

@@ -109,7 +109,7 @@ class PushWakesTests(Cases):
         self.assertEqual(self.wakes.document()["last_failure"]["since"], 1005)
 
     def test_dead_tokens(self) -> None:
-        """A dead token is counted, but says nothing about the provider."""
+        """A dead token is counted, but the provider is not at fault."""
         self.failed(SendFault.UNREGISTERED)
         document = self.wakes.document()
         self.assertFalse(document["failing"])
