@@ -11,6 +11,7 @@ import base64
 import contextlib
 import http.client
 import json
+import signal
 import socket
 import ssl
 import struct
@@ -164,6 +165,10 @@ class FcmServer:
         with contextlib.closing(way):
             way.request("POST", f"/control/{what}", json.dumps(content), {"X-Control": "1"})
             return json.loads(way.getresponse().read())
+
+    def freeze(self) -> None:
+        """Stop the process: the system still accepts connections for it, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
         """End the process."""

@@ -6,28 +6,36 @@ import gc
 import json
 import sys
 import tempfile
+from ipaddress import ip_address
 from pathlib import Path
+
+from twisted.internet.defer import succeed
 
 from pyrycode_relay.config.values import Secret
 from pyrycode_relay.events import Event
+from pyrycode_relay.push import guarded_endpoint
+from pyrycode_relay.push.guarded_endpoint import Network
+from pyrycode_relay.push.webpush_key import make_key
 from tests import needs
 from tests.fcm_server import SEND, FcmServer, Step, error, misdeed
 from tests.live.harness import RelayCase
 from tests.live.test_tokens import Tokens, everything, octets
 from tests.peers.waiting import on_reactor
+from tests.web_push_server import HOST, WebPushServer, answering, response
 
 BEARER = b"-3retnuh-reraeb"
 ASSERTION = b"iAXe0Jye"
 """What begins a bearer, and a JWT; backwards, so that keeping them is not finding them."""
 
 
-def wake(tokens: Tokens) -> bytes:
-    """Return an envelope that asks for a wake of a new device."""
-    asked = {"platform": "fcm", "token": tokens.new(), "reply": "r"}
+def wake(tokens: Tokens, url: str = "") -> bytes:
+    """Return an envelope that asks for a wake of a new device, of Web Push if there is a URL."""
+    platform = "webpush" if url else "fcm"
+    asked = {"platform": platform, "token": url + tokens.new(), "reply": "r"}
     return json.dumps({"push_wake": asked}).encode()
 
 
-class PushLeavesNothing(RelayCase):
+class FcmLeavesNothing(RelayCase):
     """Wakes of every fate, whose tokens are looked for when they have their outcomes."""
 
     def setUp(self) -> None:
@@ -92,3 +100,44 @@ class PushLeavesNothing(RelayCase):
             for holder, value in everything(own=sys._getframe())
             if value is not secret and secret in octets(value)
         ]
+
+
+class WebPushLeavesNothing(RelayCase):
+    """Wakes whose subscriptions end in a token, which is looked for when they have outcomes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.key = Path(directory.name) / "key.pem"
+        make_key(self.key)
+        self.server = WebPushServer(Path(directory.name))
+        self.addCleanup(self.server.close)
+
+    async def test_no_subscription_is_to_be_found(self) -> None:
+        """No subscription's URL is left once its wake has an outcome, whatever that is."""
+        own = ip_address("127.0.0.1")
+        network = Network(lambda _: succeed([own]), own.__eq__, self.server.port)
+        self.patch(guarded_endpoint, "public_internet", lambda _: network)
+        relay = self.relay(
+            {
+                "webpush_key": self.key,
+                "webpush_subject": "mailto:ops@example.org",
+                "push_ca_file": self.server.authority,
+                "push_timeout": 0.5,
+            }
+        )
+        tokens = Tokens()
+        urls = (
+            *(answering(response(each)) for each in ("201 Created", "410 Gone", "307 Moved")),
+            *(f"https://{HOST}/{each}" for each in ("silent", "headers", "interim", "body")),
+            answering(b"SSH-2.0-x\r\n\r\n"),
+            *("https://other.example", "https://127.0.0.2", f"http://{HOST}", "https://[::1]"),
+        )
+        for number, url in enumerate(urls):
+            peer = await self.binary(relay, f"home-{number}")
+            await self.in_thread(peer.send, wake(tokens, url + "/"))
+            self.assertIn("push_result", await self.in_thread(peer.envelope))
+        self.assertEqual(len(relay.recorder.of(Event.PUSH_WAKE_FAILED)), len(urls) - 2)
+        await on_reactor("the connections are gone", lambda: not tokens.found(), 5.0)
+        self.assertEqual({}, tokens.found())

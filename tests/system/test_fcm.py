@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import re
 import signal
 import socket
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -596,3 +598,34 @@ class OtherPeersTests(FcmTestCase):
         errs = [event["err"] for event in self.events(relay, "push_wake_failed")]
         self.assertEqual(errs, ["the relay shut down"] * 2)
         self.assertNotIn("hunter", relay.log() + relay.errors())
+
+    def test_frozen(self) -> None:
+        """A provider that freezes holds up neither a frame nor the drain, with all places taken."""
+        relay = self.pushing("--push-timeout=60", "--drain-timeout=10")
+        names = [f"home-{number}" for number in range(7)]
+
+        async def scenario() -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                servers = [await stack.enter_async_context(binary(relay, each)) for each in names]
+                for server in servers:
+                    await send(server, wake(id(server)))
+                for server in servers:
+                    self.assertEqual((await receive(server))["push_result"]["outcome"], "sent")
+                self.google.freeze()
+                for server in servers:
+                    for number in range(6):
+                        await send(server, wake(f"{id(server)}-{number}", str(number)))
+                    # The rate refuses the last one.
+                    while (await receive(server))["push_result"]["reply"] != "5":
+                        pass
+                async with bystanders(relay):
+                    pass
+                relay.signal(signal.SIGTERM)
+                began = time.monotonic()
+                self.assertEqual(await asyncio.to_thread(relay.wait), 0)
+                self.assertLess(time.monotonic() - began, 5)
+
+        self.perform(scenario())
+        failed = self.events(relay, "push_wake_failed")
+        self.assertEqual({each["err"] for each in failed}, {"the relay shut down"})
+        self.assertEqual(len(failed), 32)
