@@ -70,5 +70,11 @@ class DaemonThreads:
         def late(_: object, __: float) -> _Result:
             raise self._bounds.late()
 
-        threading.Thread(target=call, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=call, name=self._name, daemon=True).start()
+        except RuntimeError:
+            # The system gives the process no more threads.
+            self._running -= 1
+            done.errback(self._bounds.busy())
+            return done
         return done.addTimeout(self._bounds.deadline, cast(Any, self._clock), late)

@@ -85,3 +85,18 @@ class DaemonThreadTests(SynchronousTestCase):
         done = self.threads.run(lambda: 1)
         self.reactor.turn()
         self.assertEqual(self.successResultOf(done), 1)
+
+    def test_no_thread(self) -> None:
+        """If the system gives no thread, a call fails as if none were free, and the next is run."""
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch = self.patch(threading.Thread, "start", start)
+        for _ in range(5):
+            self.failureResultOf(self.threads.run(lambda: 1), BusyError)
+        patch.restore()
+        done = self.threads.run(lambda: 1)
+        self.reactor.turn()
+        self.assertEqual(self.successResultOf(done), 1)
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 0)
