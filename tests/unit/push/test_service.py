@@ -100,6 +100,23 @@ class CheckTests(PushTestCase):
         self.assertEqual(self.answers, [WakeOutcome.DROPPED])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_order(self) -> None:
+        """If several checks fail, the first of the contract's order is the reason."""
+        for number in range(service.MAX_SENDS):
+            self.wake(f"t{number}", server_id=f"s{number}")
+        for number in range(service.BURST):
+            self.wake(f"u{number}")
+        self.assertEqual(self.refusals(), [WakeRefusal.BUSY] * service.BURST)
+        self.seen.clear()
+        wrong = (None, WakeRequest("apns", ""), WakeRequest("fcm", ""))
+        for request in (*wrong, WakeRequest("fcm", "t")):
+            self.push.wake("home", "192.0.2.1", request, None)
+        Deferred.fromCoroutine(self.push.stop())
+        for request in (*wrong, WakeRequest("fcm", "t")):
+            self.push.wake("home", "192.0.2.1", request, None)
+        first = [WakeRefusal.MALFORMED, WakeRefusal.PLATFORM, WakeRefusal.TOKEN]
+        self.assertEqual(self.refusals(), [*first, WakeRefusal.RATE, *first, WakeRefusal.DRAINING])
+
     def test_longest_token(self) -> None:
         """A token of 4096 bytes is sent."""
         self.wake("é" * 2048)
