@@ -174,8 +174,9 @@ class HttpClient:
 
 def _value(response: IResponse, name: str) -> str:
     """Return the first value of a header, empty if there is none."""
-    values = response.headers.getRawHeaders(name) or [""]
-    return str(values[0])
+    values = response.headers.getRawHeaders(name.encode("ascii")) or [b""]
+    # A header may have any bytes, and they need not be text.
+    return bytes(values[0]).decode("latin-1")
 
 
 def retry_after(text: str, now: float) -> float | None:

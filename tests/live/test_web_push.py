@@ -241,6 +241,37 @@ class MisdeedTests(WebPushTestCase):
             outcome = await self.send(answering(response(f"{status} OK")))
             self.assertEqual(outcome, Failed(SendFault.MALFORMED), status)
 
+    async def test_odd_answers(self) -> None:
+        """Whatever an answer is, the wake has an outcome, and no error is logged."""
+        for answer in (
+            b"HTTP/1.0 201 Created\r\n\r\n",
+            b"HTTP/9.9 201 Created\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 201\r\n\r\n",
+            b"HTTP/1.1  201 Created\r\n\r\n",
+            b"\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+            b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nContent-Length: -1\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nabc",
+            b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nContent-Length: " + b"9" * 1000 + b"\r\n\r\nabc",
+            b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\nHTTP/1.1 410 Gone\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n",
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 99 + b"\r\na",
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 2000,
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"x: y\r\n" * 400,
+            b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nX\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\n folded: x\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\nX: \0\xff\r\nLocation: \xff\xfe\r\nRetry-After: \xff\r\n\r\n",
+            b"HTTP/1.1 201 Created\nContent-Length: 0\n\n",
+            b"x" * 2900,
+        ):
+            outcome = await self.send(answering(answer), seconds=0.3)
+            self.assertIsInstance(outcome, (Sent, Failed), answer)
+            self.assertEqual(self.flushLoggedErrors(), [], answer)
+
     async def test_cancelled(self) -> None:
         """A wake that is cancelled leaves nothing, whatever it waits for."""
         hanging: Deferred[Sequence[Address]] = Deferred()
