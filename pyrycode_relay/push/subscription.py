@@ -17,6 +17,8 @@ _URL: Final = re.compile(
     r"(?P<path>/(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?",
     re.ASCII,
 )
+_EMPTY: Final = re.compile(r"[^?]*(?:;(?:\?.*)?|\?)", re.ASCII)
+"""A path with an empty query or empty parameters, which some parsers drop."""
 _LABEL: Final = re.compile(r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 """A label of a DNS name. Labels of internationalized names (xn--) are refused."""
 _TOP: Final = re.compile(r"[a-z]")
@@ -45,7 +47,7 @@ class Subscription:
     def parse(cls, url: str) -> Subscription:
         """Read a subscription's URL. Raises `SubscriptionError`."""
         found = _URL.fullmatch(url)
-        if found is None:
+        if found is None or _EMPTY.fullmatch(found["path"] or "/"):
             raise SubscriptionError("the URL has a form that is not allowed")
         try:
             host = _host(found["host"])
