@@ -82,7 +82,7 @@ class PushWakes:
         )
         breakers = GaugeMetricFamily(
             f"{PREFIX}push_breaker_open",
-            "1 while a provider that failed repeatedly is left alone or tried out, otherwise 0.",
+            "1 while a provider is paused or being retried after repeated failures, otherwise 0.",
             labels=("platform",),
         )
         for platform, state in self._push.breakers().items():

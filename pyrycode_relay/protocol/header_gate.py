@@ -49,7 +49,7 @@ _HEADERS: Final = "reject_headers"
 class UpgradeRefusal(enum.Enum):
     """Why a request is not upgraded: the text for the log, and the metric label."""
 
-    NOT_READY = ("starting or draining", "reject_not_ready")
+    NOT_READY = ("the relay drains", "reject_not_ready")
     NO_HANDSHAKE = ("not a WebSocket handshake", "reject_handshake")
     NO_SERVER_ID = (f"{SERVER_ID} is missing", _HEADERS)
     NO_VERSION = (f"{VERSION} is missing", _HEADERS)

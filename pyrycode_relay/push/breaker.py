@@ -1,4 +1,4 @@
-"""A circuit breaker: leaves a provider alone for a while after it has failed repeatedly."""
+"""A circuit breaker: pauses a provider after repeated failures."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class Breaker:
         return not 0 < left <= self._pause
 
     def succeeded(self) -> None:
-        """Take note that the provider works."""
+        """Record that the provider works."""
         self._failures = 0
         self._retry_at = None
         self._trying = False
 
     def failed(self) -> None:
-        """Take note that the provider does not work."""
+        """Record that the provider does not work."""
         self._failures += 1
         if self._trying or self._failures >= self._threshold:
             self._retry_at = self._seconds() + self._pause
         self._trying = False
 
     def undecided(self) -> None:
-        """Take note that a try ended without saying anything about the provider."""
+        """Record that a try ended and proves nothing about the provider."""
         self._trying = False

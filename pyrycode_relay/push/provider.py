@@ -1,7 +1,7 @@
-"""The seam for providers of push messages: one method, and the outcomes it can have.
+"""The interface of a push provider: one method to send, and the outcomes that it can have.
 
 The model is sygnal's ``Pushkin``. A provider sends one message with one try. `service.PushService`
-decides when, how often, and what is said about it.
+decides when and how often, and reports the outcome.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pyrycode_relay.protocol.push_wake import WakeOutcome
 class SendFault(enum.Enum):
     """Why a send failed: the text for the log, the label, and the outcome it amounts to.
 
-    ``blames_provider`` is true only for faults that say that the provider, or the way to it, is out
-    of order, and that no token of a binary's choice can cause. They alone count for the breaker:
-    otherwise one binary with bad tokens could switch push off for all.
+    ``blames_provider`` is true only if the provider, or the way to it, is out of order, and no
+    token that a binary chooses can cause the fault. Only these faults count for the breaker:
+    otherwise one binary with bad tokens could turn push off for all.
     """
 
     UNREGISTERED = ("the token is no longer registered", "unregistered", WakeOutcome.UNREGISTERED)
@@ -41,7 +41,7 @@ class SendFault(enum.Enum):
         "token_fetch",
         WakeOutcome.TOKEN_FETCH_FAILED,
     )
-    BREAKER = ("the provider failed repeatedly and is left alone for a while", "breaker")
+    BREAKER = ("the provider is paused after repeated failures", "breaker")
     CANCELLED = ("the relay shut down", "cancelled")
     BUG = ("a bug in the relay", "bug")
 

@@ -1,4 +1,4 @@
-"""Push wakes: the checks, the limits, the tries, and what is said about each wake.
+"""Push wakes: the checks, the limits, the tries, and the report on each wake.
 
 Source: "Push wake" in ``docs/protocol.md``.
 """
@@ -26,8 +26,8 @@ from pyrycode_relay.token_buckets import TokenBuckets
 _bugs = Logger()
 
 TTL: Final = 300.0
-"""Seconds that a wake is worth anything. A device that is out of reach for a few minutes is still
-told; after that its user has looked himself, or a newer wake says the same."""
+"""Seconds until a wake expires. A device that is offline for a few minutes still gets it. Later,
+the user has looked at the app, or a newer wake has the same effect."""
 
 MAX_SENDS: Final = 32
 """Wakes under way at a time, those that wait for another try included."""
@@ -43,14 +43,14 @@ RATE: Final = 0.1
 """Wakes of one server-id: 6 at once, then one in 10 seconds."""
 
 _MAX_SERVER_IDS: Final = 16_384
-"""Server-ids whose rate is kept in mind at a time; some 500 bytes each."""
+"""Maximum server-ids whose rate is remembered; some 500 bytes each."""
 
 _PAUSES: Final = (1.0, 4.0)
 """Seconds before the second and the third try, if the provider does not say how long to wait."""
 
 _THRESHOLD: Final = 5
 _REST: Final = 30.0
-"""Failures in a row after which a provider is left alone, and for how many seconds."""
+"""Failures in a row after which a provider is paused, and the pause in seconds."""
 
 
 class _Wake:
@@ -203,7 +203,7 @@ class PushService:
                 _bugs.failure("a bug costs one binary the outcome of a wake")
 
     async def _tries(self, wake: _Wake) -> Outcome:
-        """Try until there is an outcome that stands, for as long as the wake is worth anything."""
+        """Try until there is a final outcome, or the wake expires."""
         platform, token = wake.key
         provider, breaker = self._providers[platform], self.breakers[platform]
         expires = wake.started + TTL
