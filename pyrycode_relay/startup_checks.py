@@ -122,7 +122,7 @@ def _is_encrypted(address: str) -> bool:
 
 def _exposed(address: str) -> str:
     return (
-        f"--production serves nothing unencrypted beyond this machine, but --insecure-listen is "
+        f"--production allows nothing unencrypted beyond this machine, but --insecure-listen is "
         f"{address!r}; serve TLS there, or listen on 127.0.0.1, [::1] or a UNIX socket behind a "
         "proxy that ends TLS."
     )
@@ -132,7 +132,7 @@ def spare_power() -> Iterator[str]:
     """Yield the privileges of this process that the relay does not need."""
     if 0 in os.getresuid():
         yield (
-            "--production does not run as root; give twistd --uid=USER (and --gid=GROUP, but not "
+            "--production refuses to run as root; give twistd --uid=USER (and --gid=GROUP, but not "
             "--euid), or set User= in the systemd unit."
         )
         return
@@ -141,14 +141,14 @@ def spare_power() -> Iterator[str]:
     except OSError:
         found = []
     if not found:
-        yield f"--production cannot read its capabilities from {_STATUS}; mount /proc."
+        yield f"--production cannot read the process's capabilities from {_STATUS}; mount /proc."
         return
     held = 0
     for mask in found:
         held |= int(mask, 16)
     if held & ~_NET_BIND_SERVICE:
         yield (
-            f"--production has capabilities beyond CAP_NET_BIND_SERVICE (`capsh --decode={held:x}` "
-            "names them); drop them, for example by CapabilityBoundingSet=CAP_NET_BIND_SERVICE in "
-            "the systemd unit."
+            f"--production allows only CAP_NET_BIND_SERVICE, but the process has more capabilities "
+            f"(`capsh --decode={held:x}` names them); drop them, for example by "
+            "CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the systemd unit."
         )

@@ -117,7 +117,7 @@ class CertCache:
         except OSError as error:
             raise StartupError(
                 f"The certificate cache {self._root} cannot be used: {error.strerror}; give "
-                "--cert-cache a folder that the relay may write."
+                "--cert-cache a folder that the relay can write to."
             ) from error
         return tightened
 
@@ -125,7 +125,7 @@ class CertCache:
         status = folder.stat()
         if not stat.S_ISDIR(status.st_mode):
             raise StartupError(
-                f"The certificate cache {folder} is not a folder; give --cert-cache one."
+                f"The certificate cache {folder} is not a folder; give --cert-cache a folder."
             )
         if status.st_uid != os.geteuid():
             raise StartupError(

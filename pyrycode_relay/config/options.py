@@ -107,8 +107,8 @@ OPTIONS: Final = (
         ADDRESS,
         "",
         "Address that serves plain WebSockets, without encryption: :8080, 127.0.0.1:8080, "
-        "[::1]:8080 or a Twisted endpoint string (tcp:, unix:, systemd:). It is meant for "
-        "loopback, or for a place behind a proxy that ends TLS. May be given more than once.",
+        "[::1]:8080 or a Twisted endpoint string (tcp:, unix:, systemd:). Use it on "
+        "loopback, or behind a proxy that ends TLS. May be given more than once.",
         many=True,
     ),
     Option(
@@ -133,9 +133,9 @@ OPTIONS: Final = (
         "tls-listen",
         TLS_ADDRESS,
         "",
-        "Address that serves WebSockets over TLS, in the forms of --insecure-listen. If there "
-        "is a certificate (--tls-cert, --tls-dir or --domain) and no address, it is :443. May "
-        "be given more than once.",
+        "Address that serves WebSockets over TLS, in the forms of --insecure-listen. With a "
+        "certificate (--tls-cert, --tls-dir or --domain), the default is :443. May be given more "
+        "than once.",
         many=True,
     ),
     Option(
@@ -180,8 +180,8 @@ OPTIONS: Final = (
         ADDRESS,
         "",
         "Address that answers the ACME CA's http-01 challenges, and everything else with 404, "
-        "in the forms of --insecure-listen. If the certificate comes from the CA and there is "
-        "no address, it is :80, because a CA asks there. May be given more than once.",
+        "in the forms of --insecure-listen. If the certificate comes from the CA, the default is "
+        ":80, because CAs send the challenges there. May be given more than once.",
         many=True,
     ),
     Option(

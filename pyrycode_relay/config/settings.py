@@ -199,8 +199,8 @@ def _misplaced(file: ConfigFile) -> Iterator[str]:
     for name in file.texts:
         if name not in _BY_NAME:
             near = difflib.get_close_matches(name, _BY_NAME, 1)
-            hint = f"did you mean {near[0]}?" if near else "--help names them all."
-            yield f"{file.path}: {name} is no setting; {hint}"
+            hint = f"did you mean {near[0]}?" if near else "--help lists them all."
+            yield f"{file.path}: {name} is not a setting; {hint}"
         elif name in file.lists and not _BY_NAME[name].many:
             yield f"{file.path}: {name} is a list; give one value."
 

@@ -179,8 +179,8 @@ def read_private_key(path: Path) -> PrivateKeyTypes:
         raise StartupError(f"{path} has no private key in PEM form.")
     if mode & _forbidden(path):
         raise StartupError(
-            f"The key {path} can be used by others than its owner (mode {mode & 0o777:o}); run: "
-            f"chmod 600 {path}."
+            f"The key {path} is accessible to users other than its owner (mode {mode & 0o777:o}); "
+            f"run: chmod 600 {path}."
         )
     try:
         # The full check of an RSA key would block the relay for up to 250 ms. `_signs` checks

@@ -250,7 +250,7 @@ class OptionTests(CommandLineTestCase):
             b"grace = 1\ngrace = = 2": "relay.toml, line 2: ",
             b"grace = 1\n\xff": "relay.toml, line 2: not UTF-8",
             b"[limits]\ngrace = 1": "relay.toml: limits is a table; ",
-            b"max_phone = 1": "relay.toml: max-phone is no setting; did you mean max-phones\\?",
+            b"max_phone = 1": "relay.toml: max-phone is not a setting; did you mean max-phones\\?",
             b"grace = 'soon'": "relay.toml: grace is 'soon'; allowed: ",
         }.items():
             path.write_bytes(text)

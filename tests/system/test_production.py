@@ -15,8 +15,8 @@ from tests.system.harness import TWISTD, passing
 from tests.system.test_command_line import CommandLineTestCase
 
 NOBODY = "65534"
-EXPOSED = "--production serves nothing unencrypted beyond this machine, but --insecure-listen is "
-ROOT = "--production does not run as root; "
+EXPOSED = "--production allows nothing unencrypted beyond this machine, but --insecure-listen is "
+ROOT = "--production refuses to run as root; "
 
 
 class ProductionTests(CommandLineTestCase):
@@ -47,7 +47,7 @@ class ProductionTests(CommandLineTestCase):
         """A daemon does not start either; terminal and log have the reason."""
         run = self.twistd(self.listen, "--production", twistd=("--pidfile=pid", "--logfile=log"))
         self.assertNotEqual(run.returncode, 0)
-        self.assertIn("does not run as root", run.stdout + run.stderr)
+        self.assertIn("refuses to run as root", run.stdout + run.stderr)
         log = self.directory / "log"
         eventually("the log says why", lambda: ROOT in log.read_text(encoding="utf-8"))
         self.assertNotIn("Traceback", run.stdout + run.stderr + log.read_text(encoding="utf-8"))
@@ -63,8 +63,8 @@ class ProductionTests(CommandLineTestCase):
         self.assertEqual(run.wait(), 2)
         self.assertRegex(
             run.errors(),
-            r"\Apyrycode-relay: --production has capabilities beyond CAP_NET_BIND_SERVICE "
-            r"\(`capsh --decode=4` names them\); drop them, [^\n]*\.\n\Z",
+            r"\Apyrycode-relay: --production allows only CAP_NET_BIND_SERVICE, but the "
+            r"process has more capabilities \(`capsh --decode=4` names them\); drop them, [^\n]*\.\n\Z",
         )
 
     def test_given_up(self) -> None:

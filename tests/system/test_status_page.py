@@ -215,7 +215,7 @@ class PushPageTests(BrowserTestCase):
         self.addCleanup(self.google.close)
 
     def test_push(self) -> None:
-        """A person sees that wakes go, that they fail, since when and why, and what is left alone.
+        """The page shows sent wakes, failures, since when and why, and which provider is paused.
 
         Without push, there is nothing about it on the page.
         """
@@ -267,11 +267,11 @@ class PushPageTests(BrowserTestCase):
         browser = self.browser
         browser.wait("wakes failed", lambda: self.row("Failed").startswith("5 last "))
         self.assertEqual(self.row("Refused"), "1 (1 at a limit)")
-        self.assertEqual(self.row("Provider fcm"), "left alone after failures")
+        self.assertEqual(self.row("Provider fcm"), "paused after failures")
         self.assertRegex(
             browser.text("#push-failure"),
             r"^Last failure: the provider does not accept the relay's credentials\. "
-            r"No wake was sent since \d\d:\d\d:\d\d\.$",
+            r"No wake has been sent since \d\d:\d\d:\d\d\.$",
         )
         events = browser.text("#event-list")
         self.assertIn("A push wake could not be sent (5 times)", events)

@@ -218,7 +218,7 @@ class DrainTests(Cases):
         self.assert_over(drained, 1)
 
     def test_gone_before(self) -> None:
-        """A peer that has gone by itself is not waited for, and its goodbye is called off."""
+        """A peer that has gone by itself is not waited for, and its close is cancelled."""
         for _ in range(100):
             self.connection(self.phones)
         drained = self.drain()

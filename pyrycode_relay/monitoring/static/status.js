@@ -71,8 +71,8 @@ const CHARTS = [
     title: "Reactor lag",
     show: lag,
     least: 0.01,
-    series: [["lag", "worst of ten seconds"]],
-    aside: () => "People notice 100 ms and more.",
+    series: [["lag", "worst in ten seconds"]],
+    aside: () => "People notice a lag of 100 ms or more.",
   },
   {
     title: "Bytes in queues",
@@ -99,7 +99,7 @@ const REFUSALS = {
   reject_cap: "upgrades beyond the number of connections (503)",
   reject_not_ready: "upgrades while draining (503)",
   reject_headers: "upgrades with missing or bad headers (400)",
-  reject_handshake: "requests that are not an upgrade",
+  reject_handshake: "requests that are not a WebSocket handshake",
   waiting: "connections dropped before they sent a request",
   frames: "phones' messages",
   envelopes: "binaries' messages",
@@ -110,14 +110,14 @@ const EVENTS = {
   draining: "The relay is draining",
   drained: "The relay has drained",
   nvx_missing: "Autobahn's compiled parts are missing",
-  server_id_conflict: "A second binary of a server-id was refused",
+  server_id_conflict: "A second binary for a server-id was refused",
   server_id_takeover: "A silent binary was replaced",
   server_reclaimed: "A binary came back",
   server_released: "A binary left; its grace has begun",
   server_expired: "A binary did not come back",
   phone_register_no_server: "A phone asked for a server-id that nobody holds",
   phone_register_at_cap: "A server-id reached its limit of phones",
-  phone_unregistered: "A phone was closed",
+  phone_unregistered: "A phone was closed after a failure",
   phone_frame_refused: "A phone sent invalid JSON",
   binary_envelope_refused: "A binary sent an invalid envelope",
   binary_unknown_conn_id: "A binary addressed an unknown phone",
@@ -132,7 +132,7 @@ const EVENTS = {
   tls_reload_failed: "Certificates could not be reloaded",
   tls_expires: "A certificate expires soon",
   tls_handshake_failed: "A TLS handshake failed",
-  acme_ordering: "A certificate is ordered",
+  acme_ordering: "A certificate was ordered",
   acme_issued: "A certificate was issued",
   acme_failed: "Could not obtain a certificate",
   cert_cache_tightened: "The certificate cache was readable by others; it no longer is",
@@ -140,8 +140,8 @@ const EVENTS = {
 
 const BREAKERS = {
   closed: "in use",
-  open: "left alone after failures",
-  half_open: "tried out after failures",
+  open: "paused after failures",
+  half_open: "being retried after failures",
 };
 
 // Elements
@@ -307,7 +307,7 @@ function showEvents(data) {
     const why = event.reason ? [element("small", { textContent: event.reason })] : [];
     return element("li", {}, when, what, who, ...why);
   });
-  fill(byId("event-list"), items.length ? items : [element("li", { className: "nothing", textContent: "Nothing yet." })]);
+  fill(byId("event-list"), items.length ? items : [element("li", { className: "nothing", textContent: "No events yet." })]);
 }
 
 function showRefusals(data) {
@@ -338,7 +338,7 @@ function showRoom(data) {
     rows.push(["Certificate", "none yet", "", true]);
   }
   if (certificate?.last_reload) {
-    rows.push(["Last reload", certificate.last_reload_ok ? "no faults" : "with faults", at(date, certificate.last_reload), !certificate.last_reload_ok]);
+    rows.push(["Last reload", certificate.last_reload_ok ? "succeeded" : "failed", at(date, certificate.last_reload), !certificate.last_reload_ok]);
   }
   fill(byId("room"), described(rows));
 }
@@ -370,7 +370,7 @@ function showPush(data) {
   ];
   fill(byId("push-list"), described(rows));
   const text = failure ? `Last failure: ${failure.text}.` : "";
-  byId("push-failure").textContent = push.failing ? `${text} No wake was sent since ${when(failure.since)}.` : text;
+  byId("push-failure").textContent = push.failing ? `${text} No wake has been sent since ${when(failure.since)}.` : text;
 }
 
 // Polling

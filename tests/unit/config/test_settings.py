@@ -505,13 +505,13 @@ class FileTests(SettingsCase):
             "near": ("max-phone = 3", "did you mean max-phones?"),
             "underscores": ("hold_byte = 3", "did you mean hold-bytes?"),
             "capitals": ("Grace = 3", "did you mean grace?"),
-            "far": ("zzz = 3", "--help names them all."),
+            "far": ("zzz = 3", "--help lists them all."),
         }
     )
     def test_unknown(self, text: str, hint: str) -> None:
         """An unknown setting is refused, with a suggestion."""
         name = text.partition(" ")[0].replace("_", "-")
-        self.assertEqual(self.wrong(text), f"relay.toml: {name} is no setting; {hint}")
+        self.assertEqual(self.wrong(text), f"relay.toml: {name} is not a setting; {hint}")
 
     @cases(
         {
