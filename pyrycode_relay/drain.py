@@ -21,14 +21,14 @@ from pyrycode_relay.protocol.close_codes import EndCause
 _bugs = Logger()
 
 PACE: Final = 0.005
-"""Seconds of the drain for each peer. So at most 200 peers a second come back to the next process,
-and a relay with few peers stops at once."""
+"""Seconds of the drain for each peer: 200 peers a second, or more if `_SHARE` leaves less time. A
+relay with few peers stops at once."""
 
 _SHARE: Final = 0.5
 """Share of the drain time over which the close frames are spread. The rest is for the answers."""
 
 _POLL: Final = 0.05
-"""Seconds between looks at whether all connections are gone."""
+"""Seconds between checks whether all connections are gone."""
 
 
 class Peer(Protocol):
@@ -53,7 +53,7 @@ class Request(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """All connections of the relay: collections which they leave when they are gone."""
+    """All connections of the relay, in collections that each connection leaves when it is gone."""
 
     phones: Sequence[Iterable[Peer]]
     binaries: Sequence[Iterable[Peer]]
@@ -68,8 +68,8 @@ class Drain:
     """Closes all connections, within ``timeout`` seconds.
 
     Each peer gets its close frame at a random moment, after what is queued for it. Binaries come
-    last, so that what phones still send reaches them. ``close_timeout`` seconds before the end,
-    the remaining peers lose what is queued; at the end they are aborted.
+    last, so that they still get what phones send. ``close_timeout`` seconds before the end, the
+    queues of the remaining peers are dropped; at the end these peers are aborted.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Drain:
     async def run(self) -> int:
         """Drain; return how many peers had to be aborted."""
         deadline = self._clock.seconds() + self._timeout
-        goodbyes = self._schedule_goodbyes()
+        closes = self._schedule_closes()
         aborted: set[Peer] = set()
         while True:
             left = deadline - self._clock.seconds()
@@ -105,18 +105,18 @@ class Drain:
                     aborted.add(peer)
                     _contained(peer.abort)
             if left <= 0 or not peers:
-                # Nobody waits for a request that has not come.
+                # A drain does not wait for requests that have not come.
                 for request in requests:
                     _contained(request.forceAbortClient)
             await deferLater(cast(Any, self._clock), _POLL)
             if left <= 0:
                 break
-        for goodbye in goodbyes:
-            if goodbye.active():
-                goodbye.cancel()
+        for close in closes:
+            if close.active():
+                close.cancel()
         return len(aborted)
 
-    def _schedule_goodbyes(self) -> list[IDelayedCall]:
+    def _schedule_closes(self) -> list[IDelayedCall]:
         phones = [*chain(*self._connections.phones)]
         binaries = [*chain(*self._connections.binaries)]
         count = len(phones) + len(binaries)
@@ -135,7 +135,7 @@ class Drain:
 
 
 def _contained(act: Callable[..., object], *arguments: object) -> None:
-    """Ask something of one connection. A bug costs that connection only."""
+    """Call ``act`` for one connection; log a bug, which costs that connection only."""
     try:
         act(*arguments)
     except Exception:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from pyrycode_relay.push.service import PushService
 
 _OPEN_FILES: Final = 4096
-"""Files that may be open if nobody has asked the system."""
+"""Limit of open files that is assumed if the caller gives no capacity."""
 
 
 class RelayService(Service):
@@ -59,7 +59,7 @@ class RelayService(Service):
     Args:
         reactor: Listens and keeps the time.
         observers: Notified of every event.
-        random: Spreads what must not happen all at once.
+        random: Spreads actions that must not happen all at once.
         capacity: How many connections the process has room for.
         epoll: Makes the poll object for the connections.
 
@@ -138,7 +138,7 @@ class RelayService(Service):
         return service.PushService(self._clock, self.events, made)
 
     def strangers(self) -> Network:
-        """Return the network that the URLs of strangers may lead to: the public internet."""
+        """Return the network that strangers' URLs may name: the public internet."""
         from pyrycode_relay.push import guarded_endpoint  # noqa: PLC0415
 
         return guarded_endpoint.public_internet(self._reactor)
@@ -148,8 +148,8 @@ class RelayService(Service):
         return CertCache(root, self.settings.acme_directory)
 
     def _make_issuance(self, cache: CertCache) -> Issuance:
-        # Imported only for ACME, because they cost 6 MiB and 200 ms; and imported here, because
-        # twistd still has the privileges to read the package.
+        # Imported only for ACME, because these modules cost 6 MiB and 200 ms; imported here, before
+        # twistd drops the privileges that it may need to read them.
         from pyrycode_relay.acme import authority, client, issuance, threads  # noqa: PLC0415
 
         settings = self.settings
@@ -238,7 +238,7 @@ class RelayService(Service):
         Raises `StartupError`, with no listener left open.
         """
         if self.certificates is not None:
-            # Only root may be able to read the keys. Then a changed key needs a restart.
+            # Perhaps only root can read the keys. In that case a changed key needs a restart.
             self.certificates.load()
         self.listeners.open(self._public_listeners())
         if self.admin is not None:

@@ -73,7 +73,7 @@ class Contests:
         return verdict
 
     def _decide(self, incumbent: BinaryLeg, alive: bool) -> None:
-        """Give each newcomer its verdict, in the order in which they came."""
+        """Give each newcomer its verdict, in order of arrival."""
         taken = alive
         verdicts: list[tuple[Deferred[Verdict], Verdict]] = []
         for newcomer, deferred in self._waiting.pop(incumbent):

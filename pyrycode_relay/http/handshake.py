@@ -1,7 +1,7 @@
 """RFC 6455's opening handshake: which request opens a WebSocket, and the response that opens it.
 
-Pure functions. The handshake is a matter of HTTP, so it stands here and not beside the WebSocket
-protocol, which writes the response as bytes that it is given. Source: RFC 6455, section 4.2.
+Pure functions. The handshake is HTTP, so it is here and not in the WebSocket protocol, which only
+writes the response's bytes. Source: RFC 6455, section 4.2.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ class ProxyFactory(Factory):
         observer: Receives events.
         limits: A header must be complete within its ``header_timeout``. A proxy's health check
             is aborted after its ``close_timeout``.
-        max_waiting: Connections that may wait for their header; beyond, one is dropped for each
-            newcomer.
+        max_waiting: Connections that may wait for their header. Beyond that, one is dropped for
+            each newcomer.
         trusted: The proxies; connections from other sources are closed.
 
     """
@@ -227,7 +227,7 @@ class ProxyFactory(Factory):
 
 
 class HeaderReader(Protocol):
-    """Reads one connection's header, then hands its transport over and is gone.
+    """Reads one connection's header, then hands the transport over and removes itself.
 
     The serving protocol is then attached to the transport itself, as it is without a proxy.
     """

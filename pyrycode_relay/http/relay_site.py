@@ -75,7 +75,7 @@ class RelaySite(Site):
         observer: Receives events.
         limits: Its ``header_timeout`` and ``close_timeout`` apply.
         backend: The relay.
-        trusted: Proxies whose word on the caller's address is taken.
+        trusted: Proxies that may name the caller's address.
         domains: Host names, in lower case, that a request over TLS may be for; empty for any.
 
     """
@@ -130,8 +130,8 @@ class RelaySite(Site):
         """Hand a request's connection over to a WebSocket protocol, or refuse the request.
 
         The wire contract fixes the order of the checks: draining, the rate and the numbers of
-        connections, the header gate in ``onConnect``, the handshake. A refused request has
-        taken no place, and the protocol that was made for it is freed.
+        connections, the header gate in ``onConnect``, the handshake. A refused request takes
+        no place, and the protocol made for it is freed.
         """
         if self.backend.readiness() is Readiness.DRAINING:
             wait = {b"Retry-After": b"%d" % RETRY_AFTER}
@@ -198,7 +198,7 @@ class RelaySite(Site):
         device_name = headers.get(_DEVICE_NAME)
         if device_name is not None:
             protocol.device_name = header_gate.device_name(device_name[0])
-        # Nothing of the request may outlive it, least of all a token.
+        # No part of the request may outlive it, least of all a token.
         request.requestHeaders = http_headers.Headers()
         channel.surrender()
         protocol.place = self.backend.admission.enter(leg, protocol.remote)

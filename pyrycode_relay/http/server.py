@@ -102,7 +102,7 @@ class HardenedChannel(http.HTTPChannel):
         super().connectionLost(reason)
 
     def surrender(self) -> None:
-        """Let go of the connection, which a WebSocket protocol takes over."""
+        """Release the connection to a WebSocket protocol."""
         self.factory.channels.leave(self)
         self.setTimeout(None)
         self.requests.clear()
@@ -164,7 +164,7 @@ class Site(http.HTTPFactory):
         observer: Receives events.
         limits: Its ``header_timeout`` and ``close_timeout`` apply.
         max_waiting: Connections that may wait for a request or a response at a time.
-        trusted: Proxies whose word on the caller's address is taken.
+        trusted: Proxies that may name the caller's address.
 
     """
 

@@ -1,1 +1,1 @@
-"""Who holds which server-id, and what waits for whom: state that knows no sockets."""
+"""Server-ids, their binaries and phones, and the queues between them: state without sockets."""

@@ -24,7 +24,7 @@ class BinaryLeg(Leg, Protocol):
 
     @property
     def writable(self) -> bool:
-        """Whether the connection takes more at the moment."""
+        """Whether a message can be written now, without a queue."""
 
     def send(self, *parts: Payload) -> None:
         """Write one message, given in parts."""
@@ -46,7 +46,7 @@ class PhoneLeg(Leg, Protocol):
         """Close the connection, because memory ran out and its queue was the largest."""
 
     def deliver(self, frame: Payload) -> bool:
-        """Send a frame, now or after what is queued. Returns False if the phone had to go."""
+        """Send a frame, now or after what is queued. Returns False if that closed the phone."""
 
     def close_after_queue(self, close: Close) -> None:
         """Close the connection after everything that is queued."""

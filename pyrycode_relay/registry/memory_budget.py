@@ -44,17 +44,17 @@ class QueueGroup:
 class MemoryBudget:
     """The sum of all queues, at most ``budget`` bytes.
 
-    When the sum exceeds the budget, the largest queue of the group that takes more is dropped,
-    whoever added the last item. So phones' backlogs never close a binary, and binaries' backlogs
+    When the sum exceeds the budget, the largest queue of the larger group is dropped, even if
+    another queue grew last. So phones' backlogs never close a binary, and binaries' backlogs
     never close a phone. A queue without ``on_shed`` counts but is never dropped.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.phones = QueueGroup(self)
-        """What waits for phones, and what phones sent that waits for their binary."""
+        """Queues of data for phones, and of phones' frames that wait for their binary."""
         self.binaries = QueueGroup(self)
-        """What is being written to binaries, and what they sent before their claim was decided."""
+        """Data being written to binaries, and messages from binaries whose claim is undecided."""
         self.total = 0
         self.highest = 0
         self.shed = 0

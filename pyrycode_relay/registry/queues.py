@@ -2,8 +2,9 @@
 
 Source: "Flow control and liveness" in ``docs/protocol.md``. Budgets are in bytes, because a
 daemon with a dozen sessions sends hundreds of small frames in one burst when a phone connects.
-Every item costs its length plus `ITEM_COST` and takes no more than that: a queue copies what is
-not exactly `bytes`. A view would keep its whole message in memory, and a bytearray has spare room.
+Every item is charged its length plus `ITEM_COST` and takes no more memory than that: a queue
+copies an item that is not `bytes`. A view would keep its whole message in memory, and a bytearray
+has spare room.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class NoOutbox(Outbox):
 
 
 class PendingFrames(_Queue):
-    """Frames that one peer has sent and that wait to be handed on, in order.
+    """Frames that one peer has sent and that wait to be passed on, in order.
 
     A phone's frames wait for its binary; a binary's messages wait for its claim.
     """

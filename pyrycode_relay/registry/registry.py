@@ -1,7 +1,7 @@
-"""Who holds which server-id: claims, takeovers, grace, reclaims, expiry, and phones' places.
+"""The holders of server-ids: claims, takeovers, grace, reclaims, expiry, and phones' places.
 
-The registry knows no sockets and is handed its clock. Every call returns what happened; the
-endpoints turn that into close codes, log events and frames. Source: "Registry" in
+The registry uses no sockets and gets its clock from the caller. Every call returns what happened;
+the endpoints turn that into close codes, log events and frames. Source: "Registry" in
 ``docs/protocol.md``.
 """
 
@@ -25,8 +25,8 @@ from pyrycode_relay.registry.slot import Phone, Slot
 class Claimed:
     """The binary holds the slot now; ``evicted`` phones have lost their places.
 
-    ``reclaimed`` is whether it came within the grace of another one, ``displaced`` the one in
-    whose place it came.
+    ``reclaimed`` is true if it came within the grace of an earlier binary. ``displaced`` is the
+    incumbent that it replaced by a takeover.
     """
 
     slot: Slot
@@ -61,9 +61,9 @@ def _random_suffix() -> str:
 class Registry:
     """All slots of this relay.
 
-    ``clock`` runs the grace timers. ``on_expiry`` hears of a slot whose binary did not come
-    back, after it is gone, with the phones that were in it. ``suffix`` makes the random end of
-    a ``conn_id``.
+    ``clock`` runs the grace timers. ``on_expiry`` is called with a slot whose grace has
+    ended, once the slot is removed, and with the phones that were in it. ``suffix`` makes the
+    random end of a ``conn_id``.
     """
 
     def __init__(
@@ -117,7 +117,8 @@ class Registry:
     def take_over(self, server_id: str, incumbent: BinaryLeg, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` in place of ``incumbent``, which did not answer.
 
-        Only if that same incumbent still holds it; a slot free or in grace by now is claimed.
+        A slot that is free or in grace by now is claimed. One that a third binary holds is a
+        conflict.
         """
         slot = self._slots.get(server_id)
         if slot is None or slot.binary is not incumbent:
@@ -125,7 +126,7 @@ class Registry:
         return Claimed(slot, tuple(slot.attach(binary)), displaced=incumbent)
 
     def release(self, slot: Slot, binary: BinaryLeg) -> bool:
-        """Start the grace of a slot whose binary has gone; False if ``binary`` held it no more."""
+        """Start the grace of a slot whose binary has gone; False if ``binary`` did not hold it."""
         if slot.binary is not binary:
             return False
         slot.detach()
@@ -162,7 +163,7 @@ class Registry:
             phone.slot.remove(phone, close_code)
 
     def close(self) -> None:
-        """Forget every slot without telling anybody, and stop the timers."""
+        """Remove every slot without notifying anyone, and stop the timers."""
         for timer in self._grace.values():
             timer.cancel()
         self._grace.clear()

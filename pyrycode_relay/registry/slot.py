@@ -18,7 +18,7 @@ from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.queues import PendingFrames
 
 _DEPARTED_COST: Final = 512
-"""Bytes that a departed phone takes while something of it waits, without its ids."""
+"""Bytes that a departed phone takes while its frames or its close notice wait, without its ids."""
 
 
 class Phone:
@@ -32,7 +32,7 @@ class Phone:
         self.slot = slot
         self.conn_id = conn_id
         self.leg = leg
-        """The phone's connection; deleted when the phone has gone and something of it waits."""
+        """The phone's connection; deleted if the phone has gone while its frames or notice wait."""
         self.pending = PendingFrames(budget, memory_budget.phones, self.shed)
         self.prefix = data_prefix(conn_id)
         self.close_requested = False
@@ -50,7 +50,7 @@ class Phone:
             slot.hold(self, frame)
 
     def shed(self) -> None:
-        """Drop what waits of this phone, because its queue is the largest."""
+        """Drop this phone's waiting frames, because its queue is the largest of all."""
         self.slot.shed(self)
 
 
@@ -62,7 +62,7 @@ class Slot:
         self.binary: BinaryLeg | None = None
         self.phones: dict[str, Phone] = {}
         self.waiting: deque[Phone] = deque()
-        """The phones of which something waits, in the order of their turns."""
+        """The phones with waiting frames or a waiting notice, in the order of their turns."""
         self._limits = limits
         self._memory_budget = memory_budget
         self._keeps = limits.on_reclaim is OnReclaim.KEEP
@@ -72,7 +72,7 @@ class Slot:
         self._departed: set[str] = set()
 
     def knows(self, conn_id: str) -> bool:
-        """Whether ``conn_id`` is in use, by a phone or by what waits of a departed one."""
+        """Whether a phone has ``conn_id``, or a departed one whose frames or notice still wait."""
         return conn_id in self.phones or conn_id in self._departed
 
     def add(self, conn_id: str, leg: PhoneLeg) -> Phone:
@@ -82,7 +82,7 @@ class Slot:
         return phone
 
     def shed(self, phone: Phone) -> None:
-        """Drop what waits of a phone, because its queue is the largest of all."""
+        """Drop a phone's waiting frames, because its queue is the largest of all."""
         if phone.gone:
             self._shed_departed(phone)
         else:
@@ -118,7 +118,7 @@ class Slot:
     def _keep_for_binary(self, phone: Phone, notice: bytes) -> None:
         pending = phone.pending
         was_waiting = bool(pending)
-        # Otherwise the connection would stay in memory with the phone.
+        # The phone stays in memory; its connection must not.
         del phone.leg
         pending.add_close_notice(notice, _DEPARTED_COST + len(phone.conn_id) + len(phone.prefix))
         if not self._owes_notice(phone):
@@ -145,7 +145,7 @@ class Slot:
             self._departed_bytes -= before - after
 
     def _forget(self, phone: Phone) -> None:
-        """Drop whatever waits of a phone."""
+        """Drop a phone's waiting frames and close notice."""
         if phone.conn_id in self._departed:
             self._departed.discard(phone.conn_id)
             self._departed_bytes -= phone.pending.cost - phone.pending.overhead
@@ -166,14 +166,14 @@ class Slot:
             phone.leg.pause_reading()
 
     def drain(self) -> None:
-        """Hand the binary what waits, for as long as it takes more."""
+        """Send the binary what waits for it, while it is writable."""
         waiting = self.waiting
         while waiting and self.binary is not None and self.binary.writable:
             phone = waiting.popleft()
             self._hand_over(phone, self.binary)
 
     def _hand_over(self, phone: Phone, binary: BinaryLeg) -> None:
-        """Send what comes next of a phone: its oldest frame, or its close notice."""
+        """Send a phone's next item: its oldest frame, or its close notice."""
         pending = phone.pending
         before = pending.cost
         frame = pending.pop()
@@ -194,8 +194,8 @@ class Slot:
     def attach(self, binary: BinaryLeg) -> list[Phone]:
         """Give the slot to ``binary``; return the phones to evict.
 
-        Those have lost their places and what waited of them. Under ``keep`` no phone is evicted:
-        ``binary`` is handed all phones, and what waits of departed ones.
+        These have lost their places and their waiting frames. Under ``keep`` no phone is evicted:
+        ``binary`` gets all phones, and the waiting frames and notices of departed ones.
         """
         self.binary = binary
         return [] if self._keeps else self.clear()
@@ -204,7 +204,7 @@ class Slot:
         """Leave the slot without a binary: its grace begins."""
         self.binary = None
         if not self._keeps:
-            # The next binary is not told of these phones.
+            # The next binary gets no notice of these phones.
             for phone in [phone for phone in self.waiting if phone.gone]:
                 self._forget(phone)
 

@@ -1,4 +1,4 @@
-"""Autobahn tamed: the only module that uses its protocol and its factory.
+"""An adapter to Autobahn: the only module that uses its protocol and its factory.
 
 `AutobahnAdapter` is Autobahn's server protocol without its handshake, timers, log and errors. It
 turns bytes into whole messages. Most never reach Autobahn, because the lane cuts them out of the
@@ -119,11 +119,11 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
     # Hooks for the subclass
 
     def message(self, payload: bytes) -> None:
-        """Take a whole message, which is UTF-8; only called while the connection serves."""
+        """Handle a whole UTF-8 message; called only while the connection serves."""
         raise NotImplementedError
 
     def binary_message(self, payload: bytes) -> None:
-        """Take a whole message with the BINARY opcode; only called while the connection serves."""
+        """Handle a whole BINARY message; called only while the connection serves."""
         raise NotImplementedError
 
     def bug(self) -> None:
@@ -131,7 +131,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         raise NotImplementedError
 
     def violated(self, code: int, reason: str) -> None:
-        """Fail the connection: the peer has violated the protocol, and its input is ignored."""
+        """Fail the connection: the peer has violated the protocol, and further input is ignored."""
         raise NotImplementedError
 
     def peer_closed(self, code: int | None) -> None:
@@ -146,7 +146,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         raise NotImplementedError
 
     def _contained(self, hook: Callable[..., None], *args: object) -> None:
-        """Call a hook; an error in it costs this connection and is logged."""
+        """Call a hook; an error in it is logged and costs only this connection."""
         try:
             hook(*args)
         except Exception:
@@ -160,7 +160,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         self.stage = Stage.SERVING
 
     def consume(self, data: bytes) -> bool:
-        """Parse bytes, and call the hooks for what is complete; return whether a message is not.
+        """Parse bytes and call the hooks for whole messages; return whether one is incomplete.
 
         The lane takes what nearly all traffic is: final, masked TEXT frames within the limits,
         between messages, on a connection that serves. Autobahn gets everything else (fragments,
@@ -174,7 +174,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
             data = self._run_lane(data)
         if data and not self.ignore_input:
             self.data += data
-            # What Autobahn's consumeData does; that stops for a state, and not for a violation.
+            # As Autobahn's consumeData does, which stops for a state but not for a violation.
             while self.processData() and not self.ignore_input:
                 pass
             return self.within_message
@@ -193,13 +193,13 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
     # The lane
 
     def _run_lane(self, data: bytes) -> bytes:
-        """Take whole common frames, and begin one that is not whole; return what is left."""
+        """Handle whole common frames and begin an incomplete one; return the remaining bytes."""
         at, end = 0, len(data)
         while end - at > 5 and data[at] == TEXT_FINAL and data[at + 1] & MASKED:
             size = data[at + 1] - MASKED
             body = at + 6
             if size > MAX_7_BIT:
-                # A length that would have fitted into fewer bytes is a violation.
+                # A length in more bytes than it needs is a violation.
                 body += 2 if size == 126 else 8
                 least = MAX_7_BIT if size == 126 else MAX_16_BIT
                 size = int.from_bytes(data[at + 2 : body - 4], "big")
@@ -279,7 +279,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         """Do nothing: the frame's payload is in the message already."""
 
     def onFrameEnd(self) -> bool | None:
-        """Finish a frame; between messages no message has begun."""
+        """Finish a frame; its message's deadline ends with its last frame."""
         stop: bool | None = super().onFrameEnd()
         if not self.inside_message:
             self.message_since = None
@@ -313,7 +313,7 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         self.sendCloseFrame(code=close.code, reasonUtf8=close.reason.encode()[:_MAX_REASON])
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
-        """Take a close frame from the peer: an answer to ours, or the first."""
+        """Handle a close frame from the peer: the answer to ours, or the first."""
         known = code
         if code in _MORE_CODES:
             self.sendCloseFrame(code=code, isReply=True)

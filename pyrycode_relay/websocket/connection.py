@@ -87,13 +87,13 @@ class RelayProtocol(SendingProtocol):
     # What a subclass fills in
 
     def onConnect(self, request: ConnectionRequest) -> None:
-        """Let a request pass, or raise `ConnectionDeny`."""
+        """Accept a request, or raise `ConnectionDeny`."""
 
     def opened(self) -> None:
         """Start: the handshake is answered."""
 
     def ended(self, close_code: int, cause: EndCause) -> None:
-        """Take note that the connection has left service; called exactly once.
+        """Clean up: the connection has left service. Called exactly once.
 
         ``close_code`` is the code that the peer sent, else the relay's, else 1001.
         """
@@ -170,7 +170,7 @@ class RelayProtocol(SendingProtocol):
         close = directive or cause.close
         first = self.outbox.close
         if flush and first is not None:
-            # A directive waits behind the queued frames; it came first.
+            # A directive is queued behind the frames. It came first, so it counts.
             self._leave(first.code, EndCause.CLOSED_BY_BINARY)
             return
         if not (flush and self.outbox):

@@ -65,7 +65,7 @@ class RelayFactory(AutobahnFactory, Generic[Connection_co]):
         self.protocol = cast("type[Connection_co]", whole)
 
     def connect(self, path: str, headers: Mapping[str, str]) -> Connection_co:
-        """Make a connection, and have its ``onConnect`` accept the request.
+        """Make a connection and call its ``onConnect`` with the request.
 
         ``headers`` have lower-case names. Raises ``ConnectionDeny`` if ``onConnect`` denies the
         request. The connection has no socket until it takes one over from an HTTP channel.

@@ -1,7 +1,7 @@
-"""Whether a peer is alive and takes part: heartbeat, probe, write stall, message deadline.
+"""Whether a peer is alive and keeps up: heartbeat, probe, write stall, message deadline.
 
-Any byte from the peer is a sign of life. So is what it acknowledges of a backlog, because its pong
-waits behind that. Source: "Flow control and liveness" in ``docs/protocol.md``.
+Any byte from the peer is a sign of life. So is progress in acknowledging a backlog, because the
+ping waits behind it. Source: "Flow control and liveness" in ``docs/protocol.md``.
 
 Autobahn's timers are off. They round to whole seconds, run on the global reactor, and end
 connections without a close frame.
@@ -55,10 +55,10 @@ class Timer(enum.StrEnum):
 
 
 class WatchedProtocol(AutobahnAdapter):
-    """Closes a peer that is silent, takes nothing of what waits for it, or leaves a message open.
+    """Closes a peer that is silent, reads nothing of its backlog, or does not complete a message.
 
     A subclass calls `watch` when it begins to serve and `stop_watching` when it leaves service.
-    It also says what a peer is closed with that stalls.
+    It also sets the cause with which a stalled peer is closed.
 
     The slots stand with those of a frame's way (`AutobahnAdapter`), or last (`RelayProtocol`).
     """
@@ -82,9 +82,9 @@ class WatchedProtocol(AutobahnAdapter):
         self._unacked: int | None = None
         """Bytes that the peer had not acknowledged at the last sample, plus those written since.
 
-        None while nothing is waited for that they would be a sign of."""
+        None while no timer needs this sign of life."""
         self._progress = 0.0
-        """When the peer was last seen to take something of what waits for it."""
+        """When a sample last showed that the peer had read some of its backlog."""
         self._reading = True
 
     # Hooks for the subclass
@@ -118,9 +118,9 @@ class WatchedProtocol(AutobahnAdapter):
         self._rearm_heartbeat()
 
     def stop_watching(self) -> None:
-        """End heartbeat and deadlines of a connection that leaves service; a probe has failed.
+        """End heartbeat and deadlines of a connection that leaves service; a pending probe fails.
 
-        A write stall is watched on, though nothing comes of it: the close timeout has begun.
+        The stall timer is left running. It has no effect, because the close timeout has begun.
         """
         for timer in (Timer.HEARTBEAT, Timer.PONG, Timer.MESSAGE):
             self._cancel(timer)
@@ -191,10 +191,10 @@ class WatchedProtocol(AutobahnAdapter):
     # Progress, and the write stall
 
     def _sample_progress(self) -> bool:
-        """See what the peer has acknowledged since the last sample; return whether it is alive.
+        """Sample what the peer has acknowledged; return whether that proves it alive.
 
-        It is if something is left for it to take. This is the only sign of a peer whose pong
-        waits behind a long backlog. If nothing is left, it has got the ping too.
+        Progress is proof only while some data is left: then the ping may still wait behind a long
+        backlog. If nothing is left, the peer has got the ping too and must answer it.
         """
         unacked = unacked_bytes(self.transport)
         took_some = self._unacked is not None and unacked < self._unacked
@@ -220,8 +220,8 @@ class WatchedProtocol(AutobahnAdapter):
     def _watch_stall_soon(self) -> None:
         """Begin to sample a peer after what is being written now.
 
-        Amid a write, TLS keeps what it has not encrypted where no sample counts it. It would pass
-        for acknowledged.
+        During a write, TLS keeps unencrypted data where no sample counts it, so the data would
+        look acknowledged.
         """
         if Timer.STALL not in self._timers:
             self._later(Timer.STALL, 0, self._watch_stall)
@@ -231,7 +231,7 @@ class WatchedProtocol(AutobahnAdapter):
         self._later(Timer.STALL, self._limits.write_stall / _STALL_CHECKS, self._check_stall)
 
     def _check_stall(self) -> None:
-        """Close a peer that has taken nothing of what waits for it for the write-stall time."""
+        """Close a peer that has read nothing of its backlog for the write-stall time."""
         self._sample_progress()
         if not unsent_bytes(self.transport):
             self._stop_sampling()
@@ -245,12 +245,12 @@ class WatchedProtocol(AutobahnAdapter):
     # Heartbeat and probe
 
     def _show_life(self) -> None:
-        """Note that the peer takes what is written to it."""
+        """Note a sign of life: the peer reads its backlog."""
         self._last_life = self.factory.seconds()
         self._answer_waiters()
 
     def _answer_waiters(self) -> None:
-        """Take a sign of life for the answer to a ping under way and to a probe."""
+        """Treat a sign of life as the answer to a pending ping and a pending probe."""
         if Timer.PONG in self._timers:
             self._rearm_heartbeat()
         if Timer.PROBE in self._timers:
@@ -273,7 +273,7 @@ class WatchedProtocol(AutobahnAdapter):
         """Ping a peer that has been silent for the interval.
 
         A peer that is not being read gets no ping, because its pong could not be seen. Nor does
-        one that does not take what is written to it: the write stall watches that.
+        a peer that does not read: the write stall covers it.
         """
         silent = self.factory.clock.seconds() - self._last_life
         if not self._reading or not self.writable:
@@ -299,10 +299,10 @@ class WatchedProtocol(AutobahnAdapter):
             self._ping_sent = None
 
     def probe(self, answered: Callable[[bool], None]) -> None:
-        """Find out whether the peer is there: ``answered(True)`` at its first sign of life.
+        """Ping the peer; call ``answered(True)`` at its first sign of life.
 
-        ``answered(False)`` if it shows no life within the probe timeout, or if the connection
-        ends before.
+        Call ``answered(False)`` if there is none within the probe timeout, or if the connection
+        ends before that.
         """
         self._sample_progress()
         self._answered = answered

@@ -34,9 +34,9 @@ _READ_SIZE: Final = 65_536
 """Bytes that are read at once: as many as Twisted's transports read."""
 
 BATCH: Final = 128
-"""Connections served in one batch. A larger batch gathers more for each peer. But the frames of its
-first connection wait for the last one, and so do the reactor's timers: for 1 to 2 ms at this
-size."""
+"""Connections served in one batch. A larger batch gathers more for each peer. But the frames of the
+first connection wait until the last one is read, and so do the reactor's timers: for 1 to 2 ms at
+this size."""
 
 
 class Gatherer(Protocol):
@@ -62,7 +62,7 @@ class SocketReader:
     _socket: socket.socket | None
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what was read."""
+        """Handle the bytes that were read."""
         raise NotImplementedError
 
     def doRead(self) -> Exception | None:
@@ -151,8 +151,8 @@ class Poller:
     def run(self, call: Callable[..., None], *args: object) -> None:
         """Call ``call`` as a batch, or as part of the batch that is under way.
 
-        If it is a batch, transports that ask to write are polled instead of written at its end. A
-        transport may lose its connection as it writes, and the caller may be one of its methods.
+        In a batch of its own, a transport that asks to write is polled, not written to at the end:
+        a write may end its connection, while one of its methods may be the caller.
         """
         if self.busy:
             call(*args)
@@ -326,7 +326,7 @@ class Poller:
         return "connections"
 
     def connectionLost(self, reason: Failure) -> None:
-        """Report the end of the reactor to all transports."""
+        """Report to all transports that the reactor has ended."""
         for each in self.removeAll():
             try:
                 each.connectionLost(reason)

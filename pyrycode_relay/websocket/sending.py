@@ -56,9 +56,9 @@ class SendingProtocol(WatchedProtocol):
         self._out_payload = 0
         self._socket = None
         self._plain: Connection | None = None
-        """The transport, if it is one that owns a socket and nothing stands above it."""
+        """The transport, if it owns the socket itself and nothing, such as TLS, is above it."""
         self._direct = False
-        """Whether that transport has nothing to write, so that its socket can be written to."""
+        """Whether that transport has nothing to write, so that we may write to its socket."""
 
     # Hooks for the subclass
 
@@ -71,7 +71,7 @@ class SendingProtocol(WatchedProtocol):
         raise NotImplementedError
 
     def drained(self) -> None:
-        """Take note that everything queued has gone out and the connection takes more."""
+        """Called when the queue is empty and the connection is writable again."""
 
     # The transport
 
@@ -105,13 +105,13 @@ class SendingProtocol(WatchedProtocol):
         self._gather(size, text_header(size), *parts)
 
     def write(self, data: bytes) -> None:
-        """Write a control frame, in its place between messages."""
+        """Write a control frame after what was gathered, between messages."""
         self._gather(len(data), data)
 
     def _gather(self, size: int, *parts: Payload) -> None:
-        """Write ``parts``, about ``size`` bytes, with what else this batch writes to the peer.
+        """Gather ``parts``, about ``size`` bytes, to write them with the rest of this batch.
 
-        A transport that has something to write already gathers by itself.
+        If the transport already has something to write, pass them on at once: it gathers by itself.
         """
         if self._out is None:
             poller = self.factory.poller
@@ -148,8 +148,8 @@ class SendingProtocol(WatchedProtocol):
     def _write_plain(self, data: bytes) -> bool:
         """Write to the socket of a plain transport; return whether some of it has to wait.
 
-        A transport would write in the reactor's next turn, after two system calls. The rest that
-        the socket does not take at once goes that way.
+        A transport would write in the reactor's next turn, after two system calls. It gets only
+        what the socket does not accept at once.
         """
         try:
             taken = self._socket.send(data)  # type: ignore[union-attr]
@@ -213,7 +213,7 @@ class SendingProtocol(WatchedProtocol):
         return self.outbox
 
     def close_when_drained(self, cause: EndCause) -> None:
-        """Close the connection once nothing is left to send to it, wherever that waits."""
+        """Close the connection once everything queued or held for it has been sent."""
         self.close(cause)
 
     def backlog_full(self) -> None:

@@ -34,7 +34,7 @@ class Transport(Protocol):
         """Close when everything is written."""
 
     def loseWriteConnection(self) -> None:
-        """Close the own direction when everything is written; TCP and UNIX only."""
+        """Close the sending direction when everything is written; TCP and UNIX only."""
 
     def abortConnection(self) -> None:
         """Close now."""
@@ -68,8 +68,8 @@ def plain_descriptor(transport: Any) -> Connection | None:
 
 def take_from_channel(transport: Any, protocol: object) -> None:
     """Make ``protocol`` the protocol of a transport that an HTTP channel has used until now."""
-    # The channel is the transport's producer, and as long as it is, no other can be, and its
-    # buffers stay alive.
+    # The channel is still the transport's producer. Until it is unregistered, no other producer can
+    # be registered, and its buffers stay alive.
     transport.unregisterProducer()
     if isinstance(transport, ProtocolWrapper):
         transport.wrappedProtocol = cast("IProtocol", protocol)  # TLS
@@ -89,7 +89,7 @@ def move(descriptor: FileDescriptor, poller: Any) -> None:
 def prepare_socket(descriptor: FileDescriptor, send_buffer: int) -> None:
     """Bound the kernel's queue to ``send_buffer`` bytes (0: do not), and switch Nagle off.
 
-    A connection gathers what it writes, so that nothing is gained by the kernel's waiting.
+    A connection gathers what it writes, so a wait in the kernel would gain nothing.
     """
     sock = getattr(descriptor, "socket", None)
     if sock is None:
@@ -106,7 +106,7 @@ def waiting_in(descriptor: FileDescriptor) -> int:
 
 
 def join_pieces(descriptor: FileDescriptor) -> None:
-    """Join what waits in a descriptor if that is many pieces, which take more than their bytes."""
+    """Join the data that waits in a descriptor if it is in many pieces, which have overhead."""
     if len(descriptor._tempDataBuffer) > _PIECES:
         descriptor._tempDataBuffer[:] = [b"".join(descriptor._tempDataBuffer)]
 
@@ -143,8 +143,8 @@ def unacked_bytes(transport: Transport) -> int:
 def can_write_past(descriptor: Connection) -> bool:
     """Whether a write to the socket itself keeps the order of what a descriptor writes.
 
-    It does while nothing waits in the descriptor, and while it has not been asked to close the
-    connection or its own direction, which it does once everything is written.
+    It does while nothing waits in the descriptor and no close is pending, of the connection or of
+    the sending direction.
     """
     closing = descriptor.disconnecting or descriptor._writeDisconnecting
     return bool(descriptor.connected and not closing and not waiting_in(descriptor))
@@ -154,7 +154,7 @@ def write_tls(transport: TLSMemoryBIOProtocol, data: bytes) -> bool:
     """Write over TLS, to the socket if it takes it; return whether some of it has to wait.
 
     A TLS transport would gather small writes until the reactor's next turn. The connection has
-    gathered already, so that part of the transport is passed by.
+    gathered already, so this bypasses that part of the transport.
     """
     TLSMemoryBIOProtocol.write(transport, data)
     descriptor = descriptor_of(transport)
@@ -167,7 +167,7 @@ def write_tls(transport: TLSMemoryBIOProtocol, data: bytes) -> bool:
 
 
 def half_close(transport: Transport) -> None:
-    """End the own direction, and let the peer close the connection.
+    """Close the sending direction, and let the peer close the connection.
 
     A close at once, with input unread, would reset the connection, and a reset can overtake the
     last bytes written.
@@ -179,6 +179,6 @@ def half_close(transport: Transport) -> None:
 
 
 def has_ended_below(transport: Transport) -> bool:
-    """Whether a close of the descriptor waits for its producer, as one does when TLS has ended."""
+    """Whether the descriptor is closing and waits for its producer: TLS has ended."""
     descriptor = descriptor_of(transport)
     return descriptor is not None and bool(descriptor.disconnecting)

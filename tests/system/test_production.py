@@ -63,8 +63,8 @@ class ProductionTests(CommandLineTestCase):
         self.assertEqual(run.wait(), 2)
         self.assertRegex(
             run.errors(),
-            r"\Apyrycode-relay: --production allows only CAP_NET_BIND_SERVICE, but the "
-            r"process has more capabilities \(`capsh --decode=4` names them\); drop them, [^\n]*\.\n\Z",
+            r"\Apyrycode-relay: --production allows only CAP_NET_BIND_SERVICE, but the process has "
+            r"more capabilities \(`capsh --decode=4` names them\); drop them, [^\n]*\.\n\Z",
         )
 
     def test_given_up(self) -> None:

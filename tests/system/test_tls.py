@@ -743,8 +743,8 @@ class StartTests(TLSTestCase):
             ],
             (f"--tls-cert={other[0]}", f"--tls-key={other[1]}"): [
                 (
-                    f"{pairs}The key {other[1]} is accessible to users other than its owner (mode 644); "
-                    f"run: chmod 600 {other[1]}."
+                    f"{pairs}The key {other[1]} is accessible to users other than its owner (mode "
+                    f"644); run: chmod 600 {other[1]}."
                 )
             ],
             (f"--tls-dir={self.directory}/none",): [
