@@ -30,7 +30,7 @@ class Listener:
     address: str
     factory: IProtocolFactory
     fix: str = ""
-    """The end of the sentence for an address that cannot be listened on."""
+    """The fix that ends the error sentence if listening fails; may be empty."""
 
 
 def listen(reactor: Any, address: str, factory: IProtocolFactory) -> IListeningPort:
@@ -47,7 +47,7 @@ def listen(reactor: Any, address: str, factory: IProtocolFactory) -> IListeningP
 
 
 class Listeners:
-    """The open listeners. ``listen`` opens one, or gets its socket from wherever it is."""
+    """The open listeners. ``listen`` opens one, or gets a socket that is open already."""
 
     def __init__(self, listen: Listen) -> None:
         self.ports: list[IListeningPort] = []

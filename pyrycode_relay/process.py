@@ -72,7 +72,7 @@ class Process(Service):
         super().privilegedStartService()
 
     def startService(self) -> None:
-        """Begin to serve, after the checks of a process that has shed its privileges."""
+        """Check the process, whose privileges twistd has dropped, and begin to serve."""
         # Without a handler, SIGHUP ends the process.
         signal.signal(signal.SIGHUP, lambda *_: self._in_reactor(self.reload))
         try:

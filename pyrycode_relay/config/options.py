@@ -201,7 +201,7 @@ OPTIONS: Final = (
         FILE_OR_NONE,
         "",
         "PEM file with the authorities to trust for the ACME CA's own certificate, instead of "
-        "the public ones. It is meant for a private CA, or for a test.",
+        "the public ones: for a private CA, or a test.",
     ),
     Option(
         "cert-cache",
@@ -238,15 +238,14 @@ OPTIONS: Final = (
     _limit(
         "outbox-bytes",
         BYTES,
-        "Maximum bytes that wait for one phone, where each frame counts its length + "
-        f"{ITEM_COST}. A burst of hundreds of frames fits. A phone with more is closed with "
-        "1011.",
+        "Maximum bytes queued for one phone: enough for a burst of hundreds of frames. Each frame "
+        f"counts as its length + {ITEM_COST}. A phone with more is closed with 1011.",
     ),
     _limit(
         "hold-bytes",
         BYTES,
-        "Maximum bytes held for one phone while its binary is slow or absent. Beyond it the "
-        "relay does not read the phone's socket, so nothing is lost.",
+        "Maximum bytes of one phone's frames that are held while its binary is slow or absent. "
+        "Beyond it the relay does not read the phone's socket, so nothing is lost.",
     ),
     _limit(
         "memory-budget",
@@ -293,14 +292,14 @@ OPTIONS: Final = (
     _limit(
         "close-timeout",
         SECONDS,
-        "Seconds for the closing handshake. Then the relay aborts the connection. A slow link "
-        "needs a few.",
+        "Seconds for the closing handshake, of which a slow link needs a few. Then the relay "
+        "aborts the connection.",
     ),
     _limit(
         "header-timeout",
         SECONDS,
-        "Seconds for a complete request. Without the limit, headers sent byte by byte would "
-        "hold a connection.",
+        "Seconds from the start of a connection within which its request must be complete. Without "
+        "the limit, a client that sends headers byte by byte could hold a connection.",
     ),
     _limit(
         "drain-timeout",
@@ -350,16 +349,16 @@ OPTIONS: Final = (
     _limit(
         "limits-dry-run",
         SWITCH,
-        "Only count and log what the limits on upgrades and connections would refuse, to try "
-        "them on a relay in use. Connections beyond the limit of open files are refused anyway.",
+        "Count and log what the limits on upgrades and connections would refuse, but let it pass: "
+        "a trial on a relay in use. Connections beyond the limit of open files are refused anyway.",
     ),
     Option(
         "fcm-credentials",
         SECRET,
         "",
-        "JSON file with the key of a Google service account, which sends push wakes through "
-        "Firebase Cloud Messaging. The environment variable may have the JSON itself. It needs "
-        "pyrycode-relay[push].",
+        "JSON file with the key of a Google service account. With it, the relay sends push wakes "
+        "through Firebase Cloud Messaging. The environment variable may contain the JSON itself. "
+        "Install pyrycode-relay[push] for it.",
     ),
     Option(
         "fcm-endpoint",
@@ -389,8 +388,8 @@ OPTIONS: Final = (
         "",
         "Host that a Web Push subscription may name: updates.push.services.mozilla.com, or with "
         "a leading dot every name below it, but not the name itself: .push.services.mozilla.com. "
-        "Other wakes fail. Without the option, any host on the public internet may be named. May "
-        "be given more than once.",
+        "Wakes for other hosts fail. Without the option, any host on the public internet is "
+        "allowed. May be given more than once.",
         many=True,
     ),
     Option(
@@ -404,7 +403,7 @@ OPTIONS: Final = (
         "push-timeout",
         SECONDS,
         "10",
-        "Seconds for each request to a push provider. Then the wake has failed.",
+        "Seconds for each request to a push provider. Then the wake fails.",
     ),
     Option(
         "production",
@@ -425,8 +424,8 @@ OPTIONS: Final = (
         "admin-allow-remote",
         SWITCH,
         "no",
-        "Let --admin-listen be an address beyond loopback, and serve requests with any host "
-        "name. It is meant for a network on which everybody may see the relay's status.",
+        "Allow --admin-listen to be an address beyond loopback, and answer requests for any host "
+        "name. Use it only on a network on which everybody may see the relay's status.",
     ),
     Option(
         "log-format",
@@ -447,7 +446,7 @@ def example() -> Iterator[str]:
     """Yield the lines of a configuration file with each setting, its help and its default."""
     yield "# A configuration of pyrycode-relay, for"
     yield "#     twistd --pidfile= -n pyrycode-relay --config=relay.toml"
-    yield "# Each setting stands here with its default, commented out. The environment"
+    yield "# Each setting is here with its default, commented out. The environment"
     yield "# (PYRYCODE_RELAY_GRACE=60) and the command line (--grace=60) win over this file."
     for option in OPTIONS:
         yield ""

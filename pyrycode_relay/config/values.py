@@ -35,7 +35,7 @@ class Kind:
     """A kind of value.
 
     ``parse`` reads a text; it raises `ValueError`, `KeyError` or `OverflowError` for a text that
-    is not allowed. ``allowed`` says in words which are. ``show`` writes a value as a text again.
+    is not allowed. ``allowed`` describes the allowed texts. ``show`` turns a value into a text.
     """
 
     parse: Callable[[str], Any]
@@ -160,7 +160,7 @@ def _file_or_none(text: str) -> Path | None:
 
 
 def _secret(text: str) -> Secret | None:
-    """Return where a secret is. No text is refused here, as a refusal shows the text."""
+    """Return where a secret is. Every text is accepted, because an error would show it."""
     if text.lstrip().startswith("{"):
         return Secret(text=text)
     return Secret(Path(text)) if text else None
