@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from pyrycode_relay.push.address_guard import Address, is_public
@@ -69,9 +72,10 @@ class WebPushTestCase(TestCase):
         hosts: Sequence[str] = (),
         seconds: float = DEADLINE,
         authority: Path | None = None,
+        network: Network | None = None,
     ) -> WebPush:
         """Return a provider; by default every name is the test's push service."""
-        network = Network(
+        network = network or Network(
             resolve or Names(["127.0.0.1"]), allows or only("127.0.0.1"), self.server.port
         )
         connect = partial(GuardedEndpoint, reactor, network)
@@ -208,6 +212,36 @@ class MisdeedTests(WebPushTestCase):
     async def test_silent(self) -> None:
         """A service that does not answer costs the time-out."""
         self.assertIs(await self.fault(f"https://{HOST}/silent", seconds=0.5), SendFault.TIMEOUT)
+
+    async def test_no_tls(self) -> None:
+        """A service that accepts a connection and does not finish TLS costs the time-out; one that
+        speaks something else is refused at once. Neither keeps a connection."""
+        for said, fault in (
+            (b"", SendFault.TIMEOUT),
+            (b"\x16\x03\x03", SendFault.TIMEOUT),
+            (b"\x16\x03\x03\x3f\xff\x02\xff\xff\xff", SendFault.TIMEOUT),
+            (b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", SendFault.TLS),
+            (b"\x15\x03\x03\x00\x02\x02\x28", SendFault.TLS),
+        ):
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                listening.settimeout(DEADLINE)
+                port = listening.getsockname()[1]
+                network = Network(Names(["127.0.0.1"]), only("127.0.0.1"), port)
+                talk = deferToThread(self.converse, listening, said)
+                outcome = await self.provider(network=network, seconds=0.5).send(
+                    f"https://{HOST}/a", 300
+                )
+                self.assertEqual(outcome, Failed(fault), said)
+                await talk
+
+    def converse(self, listening: socket.socket, said: bytes) -> None:
+        """Accept a connection, say something, and read until the client has closed it."""
+        with listening.accept()[0] as stream:
+            stream.settimeout(DEADLINE)
+            stream.sendall(said)
+            with contextlib.suppress(ConnectionResetError):
+                while stream.recv(65536):
+                    pass
 
     async def test_half_an_answer(self) -> None:
         """So does one that stops within its headers."""
