@@ -110,6 +110,8 @@ def _answer(path: str) -> Iterator[bytes]:
     elif kind == "headers":
         yield b"HTTP/1.1 201 Created\r\n"
         yield from [b"X-More: " + b"x" * 8000 + b"\r\n"] * (ENOUGH // 8000)
+    elif kind == "long":
+        yield b"HTTP/1.1 201 Created\r\n" + b"X-More: %s\r\n" % (b"x" * int(more[0])) * 3 + b"\r\n"
     elif kind == "interim":
         yield from [b"HTTP/1.1 100 Continue\r\n\r\n" * 1000] * (ENOUGH // 25_000)
     elif kind == "body":

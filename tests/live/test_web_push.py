@@ -252,6 +252,11 @@ class MisdeedTests(WebPushTestCase):
         """Headers without end are cut off."""
         self.assertIsInstance(await self.send(f"https://{HOST}/headers"), Failed)
 
+    async def test_long_headers(self) -> None:
+        """Headers of 12 KB are read, and more than 16 KiB are not."""
+        self.assertEqual(await self.send(f"https://{HOST}/long/4000"), Sent(""))
+        self.assertIs(await self.fault(f"https://{HOST}/long/6000"), SendFault.DISCONNECTED)
+
     async def test_endless_interim_answers(self) -> None:
         """So are answers that say that the answer is still to come."""
         self.assertIsInstance(await self.send(f"https://{HOST}/interim"), Failed)
@@ -331,6 +336,16 @@ class MisdeedTests(WebPushTestCase):
         self.server.close()
         outcome = await self.provider().send(f"https://{HOST}/a", 300)
         self.assertEqual(outcome, Failed(SendFault.UNREACHABLE))
+
+    async def test_length(self) -> None:
+        """Of a body, 4 KiB are read, however long it is."""
+        network = Network(Names(["127.0.0.1"]), only("127.0.0.1"), self.server.port)
+        connect = partial(GuardedEndpoint, reactor, network)
+        trust = trust_root(self.server.authority)
+        client = HttpClient(reactor, trust, time, connect, timeout=DEADLINE)
+        answer = await client.post(f"https://{HOST}/body", {}, b"")
+        self.assertEqual((answer.status, answer.body), (201, b"x" * 4096))
+        await self.closed()
 
 
 class TrustTests(WebPushTestCase):
