@@ -67,18 +67,6 @@ def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
 
 
-@cache
-def large_rsa_key() -> rsa.RSAPrivateKey:
-    """Return a key of 4484 bits, of two Mersenne primes: to find others takes long."""
-    p, q, e = 2**2281 - 1, 2**2203 - 1, 65537
-    d = pow(e, -1, (p - 1) * (q - 1))
-    public = rsa.RSAPublicNumbers(e, p * q)
-    numbers = rsa.RSAPrivateNumbers(
-        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q), public
-    )
-    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
-
-
 class Authority:
     """A root and an intermediate, which issues."""
 
