@@ -41,7 +41,7 @@ examples:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what reads the command line, and writes ``--help``."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
