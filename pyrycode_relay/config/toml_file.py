@@ -1,6 +1,6 @@
 """A configuration file: TOML, with a line for each setting.
 
-This module knows how settings are written, but not which settings there are.
+This module parses the form of settings. Which settings exist is in `options`.
 """
 
 from __future__ import annotations

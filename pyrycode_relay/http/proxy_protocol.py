@@ -264,7 +264,7 @@ class HeaderReader(Protocol):
             return
         self._done = True
         if header.source is None:
-            self._close_politely()
+            self._close_without_reset()
         else:
             self._hand_over(header.source, bytes(self._data[header.size :]))
 
@@ -287,8 +287,8 @@ class HeaderReader(Protocol):
             _bugs.failure("a bug costs this connection")
             transport.abortConnection()
 
-    def _close_politely(self) -> None:
-        """Close without a reset: a proxy may count a reset health check as failed."""
+    def _close_without_reset(self) -> None:
+        """Close the sending direction first: a proxy may count a reset health check as failed."""
         self._timer.cancel()
         self._timer = self.factory.clock.callLater(self.factory.limits.close_timeout, self.abort)
         self.transport.loseWriteConnection()

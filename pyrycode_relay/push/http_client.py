@@ -311,7 +311,7 @@ class _Content(Protocol):
 class _Connection(ProtocolWrapper):
     """A connection above TLS: bounds an answer, and drops what it closes.
 
-    Over TLS a polite close waits for the peer's, and a peer can let it wait for ever.
+    Over TLS, a close that does not abort waits for the peer's close_notify, possibly for ever.
     """
 
     def __init__(self, factory: _Bounded, wrapped: IProtocol) -> None:

@@ -143,8 +143,8 @@ class TLSConnection(BufferingTLSTransport):
 class TLSFactory(TLSMemoryBIOFactory):
     """Puts TLS around the connections of ``wrapped``.
 
-    The handshake has no deadline here. ``wrapped`` knows of a connection from its start, and its
-    deadline for the whole request covers the handshake.
+    The handshake has no deadline here. ``wrapped`` makes its protocol when a connection starts,
+    and that protocol's deadline for the whole request covers the handshake.
     """
 
     protocol = TLSConnection

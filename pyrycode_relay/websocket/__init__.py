@@ -1,1 +1,1 @@
-"""One WebSocket connection: the only package that knows Autobahn and Twisted's transports."""
+"""One WebSocket connection: only this package uses the internals of Autobahn and of transports."""
