@@ -599,6 +599,25 @@ class OtherPeersTests(FcmTestCase):
         self.assertEqual(errs, ["the relay shut down"] * 2)
         self.assertNotIn("hunter", relay.log() + relay.errors())
 
+    def test_drain_without_a_token(self) -> None:
+        """So does one while the token server hangs, with all wakes that wait for the token."""
+        relay = self.pushing("--push-timeout=60", "--drain-timeout=10")
+        self.google.next(TOKEN, misdeed("hang"))
+
+        async def scenario() -> None:
+            async with binary(relay, "home") as server:
+                await send(server, wake(1))
+                await send(server, wake(2))
+                await soon("it hangs", lambda: self.google.waiting() == 1)
+                relay.signal(signal.SIGTERM)
+                await ending(server)
+
+        self.perform(scenario())
+        self.assertEqual(relay.wait(), 0)
+        errs = [event["err"] for event in self.events(relay, "push_wake_failed")]
+        self.assertEqual(errs, ["the relay shut down"] * 2)
+        self.assertEqual(self.google.requests(SEND), [])
+
     def test_frozen(self) -> None:
         """A provider that freezes holds up neither a frame nor the drain, with all places taken."""
         relay = self.pushing("--push-timeout=60", "--drain-timeout=10")
