@@ -58,8 +58,9 @@ class Network:
 
 def public_internet(reactor: Any) -> Network:
     """Return the network of a relay in use."""
-    # More look-ups than this hang only if strangers name servers that do not answer.
-    bounds = Bounds(most=32, deadline=10.0, busy=_not_found, late=_not_found)
+    # 16 wakes wait for at most 10 s, and the look-ups of names whose servers do not answer go on
+    # for up to 30 s. So 48 may hang, and the next one must find a thread.
+    bounds = Bounds(most=64, deadline=10.0, busy=_not_found, late=_not_found)
     threads = DaemonThreads(reactor, "webpush-dns", bounds)
     return Network(lambda name: threads.run(lambda: look_up(name)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from ipaddress import ip_address
 
 from pyrycode_relay.push import guarded_endpoint
@@ -10,6 +11,7 @@ from pyrycode_relay.push.address_guard import is_public
 from pyrycode_relay.push.guarded_endpoint import look_up, public_internet
 from pyrycode_relay.push.http_client import CallError
 from pyrycode_relay.push.provider import SendFault
+from pyrycode_relay.push.service import MAX_NAMED_SENDS
 from tests.unit.bench import Cases
 from tests.unit.test_daemon_threads import Reactor
 
@@ -59,6 +61,29 @@ class LookUpTests(Cases):
                 look_up("hunter.example")
             self.assertIs(caught.exception.fault, SendFault.UNREACHABLE)
             self.assertNotIn("hunter", str(caught.exception))
+
+    def test_hanging(self) -> None:
+        """If all look-ups of 30 s hang, the next one still finds a thread."""
+        gate = threading.Event()
+        self.addCleanup(gate.set)
+
+        def getaddrinfo(name: str, *_: object, **__: object) -> list[object]:
+            if name.startswith("hanging"):
+                gate.wait()
+            return [(*ROW, ("192.0.2.1", 0))]
+
+        self.patch(socket, "getaddrinfo", getaddrinfo)
+        reactor = Reactor()
+        network = public_internet(reactor)
+        for _ in range(3):
+            hanging = [network.resolve("hanging.example") for _ in range(MAX_NAMED_SENDS)]
+            reactor.advance(10)
+            for each in hanging:
+                self.assertIs(self.failureResultOf(each).value.fault, SendFault.UNREACHABLE)
+        found = network.resolve("push.example.org")
+        self.assertNoResult(found)
+        reactor.turn()
+        self.assertEqual(self.successResultOf(found), [ip_address("192.0.2.1")])
 
     def test_in_use(self) -> None:
         """A relay in use looks up beside the reactor, allows the public internet, on port 443."""
