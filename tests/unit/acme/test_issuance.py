@@ -252,7 +252,9 @@ class FailureTests(IssuanceTestCase):
         self.start()
         self.pass_by(HOUR, 10)
         self.assertEqual(self.issued, 1)
-        self.pass_by(61 * DAY, 60)
+        self.pass_by(55 * DAY)
+        self.assertEqual(self.issued, 1)
+        self.pass_by(6 * DAY, 60)
         self.assertEqual(self.issued, 2)
         waits = [float(str(each["retry_in"])) for each in self.seen(Event.ACME_FAILED)]
         self.assertLess(waits[-1], 1.3 * REFUSED)
