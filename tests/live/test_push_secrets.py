@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from twisted.internet.defer import succeed
+from twisted.python.failure import Failure
 
 from pyrycode_relay.config.values import Secret
 from pyrycode_relay.events import Event
@@ -21,6 +22,7 @@ from tests.fcm_server import SEND, FcmServer, Step, error, misdeed
 from tests.live.harness import RelayCase
 from tests.live.test_tokens import Tokens, everything, octets
 from tests.peers.waiting import on_reactor
+from tests.runners import clean_failure, forget_log
 from tests.web_push_server import HOST, WebPushServer, answering, response
 
 BEARER = b"-3retnuh-reraeb"
@@ -116,6 +118,8 @@ class WebPushLeavesNothing(RelayCase):
 
     async def test_no_subscription_is_to_be_found(self) -> None:
         """No subscription's URL is left once its wake has an outcome, whatever that is."""
+        self.patch(Failure, "cleanFailure", clean_failure())
+        forget_log()
         own = ip_address("127.0.0.1")
         network = Network(lambda _: succeed([own]), own.__eq__, self.server.port)
         self.patch(guarded_endpoint, "public_internet", lambda _: network)

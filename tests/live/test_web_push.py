@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from pyrycode_relay.push.address_guard import Address, is_public
@@ -30,6 +31,7 @@ from pyrycode_relay.push.vapid import Vapid
 from pyrycode_relay.push.web_push import WebPush
 from tests.live.test_tokens import Tokens
 from tests.peers.waiting import on_reactor
+from tests.runners import clean_failure, forget_log
 from tests.unit.push.test_vapid import claims
 from tests.web_push_server import HOST, WebPushServer, answering, response
 
@@ -372,6 +374,8 @@ class TrustTests(WebPushTestCase):
 class SecretTests(WebPushTestCase):
     async def test_no_url_is_left(self) -> None:
         """No subscription's URL is left in memory once its wake has an outcome."""
+        self.patch(Failure, "cleanFailure", clean_failure())
+        forget_log()
         provider = self.provider(seconds=0.5, hosts=(HOST, "other.example"))
         tokens = Tokens()
         answers = (

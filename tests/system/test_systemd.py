@@ -104,7 +104,7 @@ class UnitTests(SystemTestCase):
         found = re.search(
             r"\| the process, idle \| about (\d+) MiB \|\n"
             r"\| an idle connection \| .* TLS about (\d+) \|\n"
-            r"\| one whose handshake .* TLS up to (\d+) KiB; ",
+            r"\| a connection whose handshake .* TLS up to (\d+) KiB; ",
             manual,
         )
         assert found is not None

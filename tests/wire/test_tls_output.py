@@ -11,11 +11,14 @@ import weakref
 from pathlib import Path
 from typing import ClassVar, cast
 
+from twisted.python.failure import Failure
+
 from pyrycode_relay.http.server import Site
 from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.websocket.transports import descriptor_of
 from tests.peers.frames import frame
 from tests.peers.requests import Headers, binary_headers, phone_headers, upgrade_request
+from tests.runners import clean_failure
 from tests.tls_records import (
     APPLICATION_DATA,
     CLIENT_HELLO,
@@ -254,6 +257,7 @@ class OwnOutputTest(Cases, SecureTest):
     @cases({"aborted": (False,), "failed": (True,)})
     def test_nothing_stays(self, fails: bool) -> None:
         """What waits to be written is freed with the socket, without the garbage collector."""
+        self.patch(Failure, "cleanFailure", clean_failure())
         binary = self.relay.binary()
         phone = self.serving(ssl.TLSVersion.TLSv1_3, b"/v1/client", phone_headers())
         forger = phone.forger()
