@@ -134,8 +134,9 @@ class IssuanceTestCase(SynchronousTestCase):
         self.clock.advance(0)
         return issuance
 
-    def pass_by(self, seconds: float, step: float = HOUR) -> None:
-        """Let time pass."""
+    def pass_by(self, seconds: float, step: float = 0) -> None:
+        """Let time pass, in steps of ``step`` seconds or, by default, of an hour or more."""
+        step = step or max(HOUR, seconds / 200)
         end = self.clock.seconds() + seconds
         while self.clock.seconds() < end:
             self.clock.advance(min(step, end - self.clock.seconds()))
