@@ -300,6 +300,7 @@ def hang(google: Google) -> None:
 class Handler(BaseHTTPRequestHandler):
     """Answers requests."""
 
+    disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
     server: Server
 

@@ -108,7 +108,7 @@ class SentTests(FcmTestCase):
         [sent] = self.google.requests(SEND)
         android = {"priority": "HIGH", "ttl": "300s", "collapse_key": "wake"}
         expected = {"message": {"token": f"{SECRET}-1", "android": android}}
-        self.assertEqual(json.loads(sent["body"]), expected)
+        self.assertEqual(sent["body"], json.dumps(expected, separators=(",", ":")))
         self.assertEqual(sent["headers"]["content-type"], "application/json")
         self.assertEqual(self.google.refusals(), [])
         event = self.the_event(relay)
