@@ -21,7 +21,7 @@ run: $(VENV)/.run ## start the relay on LISTEN
 	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
 
 unit: $(VENV)/.dev ## run the unit tests, in a few seconds
-	HYPOTHESIS_STORAGE_DIRECTORY=$(CURDIR)/.hypothesis \
+	PYRYCODE_RELAY_TEST_EXAMPLES=0.02 HYPOTHESIS_STORAGE_DIRECTORY=$(CURDIR)/.hypothesis \
 	  $(BIN)/python -m twisted.trial tests.unit tests.peers tests.test_needs
 
 test: $(VENV)/.dev ## run all tests under trial and show the branch coverage
