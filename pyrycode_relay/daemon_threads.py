@@ -73,7 +73,7 @@ class DaemonThreads:
         try:
             threading.Thread(target=call, name=self._name, daemon=True).start()
         except RuntimeError:
-            # The system gives the process no more threads.
+            # The system refuses the process another thread.
             self._running -= 1
             done.errback(self._bounds.busy())
             return done

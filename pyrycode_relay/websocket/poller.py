@@ -151,8 +151,8 @@ class Poller:
     def run(self, call: Callable[..., None], *args: object) -> None:
         """Call ``call`` as a batch, or as part of the batch that is under way.
 
-        In a batch of its own, a transport that asks to write is polled, not written to at the end:
-        a write may end its connection, while one of its methods may be the caller.
+        If ``call`` is the whole batch, a transport that asks to write is polled, not written to at
+        the end. A write may end its connection, and one of its methods may be the caller.
         """
         if self.busy:
             call(*args)
