@@ -15,6 +15,7 @@ FIELDS: Final = frozenset(
         "conn_id",
         "device_name",
         "remote",
+        "holder",
         "binary_version",
         "close_code",
         "err",
@@ -22,6 +23,8 @@ FIELDS: Final = frozenset(
         "duration",
         "frames",
         "bytes",
+        "size",
+        "limit",
         "listen",
         "mode",
         "capacity",
@@ -87,6 +90,7 @@ class Event(enum.Enum):
     PHONE_UNREGISTERED = ("phone_unregistered", Level.INFO, False)
     PHONE_CLOSED = ("phone_closed", Level.DEBUG, False)
     BINARY_CLOSED = ("binary_closed", Level.DEBUG, False)
+    MESSAGE_TOO_BIG = ("message_too_big", Level.WARN, True)
     PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, True)
     BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, True)
     BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, True)

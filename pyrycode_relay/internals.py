@@ -117,8 +117,8 @@ INTERNALS: Final = (
     *_listed(
         "autobahn",
         "autobahn.twisted.websocket:WebSocketServerProtocol",
-        "_closeConnection _connectionMade _fail_connection current_frame "
-        "current_frame_masker data inside_message is_closed is_open "
+        "_closeConnection _connectionMade _fail_connection _max_message_size_exceeded "
+        "current_frame current_frame_masker data inside_message is_closed is_open "
         "message_data_total_length message_is_binary onCloseFrame onFrameBegin onFrameData "
         "onFrameEnd onMessageBegin onMessageEnd onMessageFrameData onMessageFrameEnd "
         "processData remoteCloseCode sendCloseFrame sendData state utf8validator",

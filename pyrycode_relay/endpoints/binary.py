@@ -26,6 +26,7 @@ from pyrycode_relay.protocol.envelope import (
 from pyrycode_relay.protocol.push_wake import PushWake, WakeOutcome, push_result
 from pyrycode_relay.registry.queues import PendingFrames
 from pyrycode_relay.registry.registry import Claimed
+from pyrycode_relay.tally import FRAME
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import Environment, RelayFactory
 from pyrycode_relay.websocket.stage import Stage
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
 class BinaryProtocol(RelayProtocol):
     """A binary's connection."""
 
-    __slots__ = ("_closing_cause", "_early", "server_id", "slot", "version")
+    __slots__ = (
+        "_closing_cause",
+        "_early",
+        "_since",
+        "_traffic_before",
+        "server_id",
+        "slot",
+        "version",
+    )
 
     backlog_cause: ClassVar[EndCause] = EndCause.BINARY_BACKLOG_FULL
     stalled_cause: ClassVar[EndCause] = EndCause.BINARY_WRITE_STALLED
@@ -53,6 +62,8 @@ class BinaryProtocol(RelayProtocol):
         self.version = ""
         self._closing_cause: EndCause | None = None
         self._early: PendingFrames | None = None
+        self._since = 0.0
+        self._traffic_before = 0
 
     @property
     def _context(self) -> RelayContext:
@@ -95,14 +106,20 @@ class BinaryProtocol(RelayProtocol):
 
     def reject_claim(self) -> None:
         """Close the connection, because another binary holds the server-id."""
+        holder = self._context.registry.holder(self.server_id)
         self._context.observer.saw(
-            Event.SERVER_ID_CONFLICT, server_id=self.server_id, remote=self.remote
+            Event.SERVER_ID_CONFLICT,
+            server_id=self.server_id,
+            remote=self.remote,
+            holder="none" if holder is None else holder.remote,
         )
         self.close(EndCause.CONFLICT)
 
     def _serve(self, claimed: Claimed) -> None:
         context = self._context
         self.slot = claimed.slot
+        self._since = context.clock.seconds()
+        self._traffic_before = claimed.slot.traffic()
         if claimed.displaced is not None:
             context.observer.saw(
                 Event.SERVER_ID_TAKEOVER, server_id=self.server_id, remote=self.remote
@@ -166,6 +183,16 @@ class BinaryProtocol(RelayProtocol):
             return
         self._forward(phone, envelope)
 
+    def oversized(self, size: int, limit: int) -> None:
+        """Log that a message is refused for its size."""
+        self._context.observer.saw(
+            Event.MESSAGE_TOO_BIG,
+            server_id=self.server_id,
+            remote=self.remote,
+            size=size,
+            limit=limit,
+        )
+
     def _hold(self, message: bytes) -> None:
         """Hold a message until the claim is decided. If the budget is full, stop reading."""
         early = self._early
@@ -211,8 +238,20 @@ class BinaryProtocol(RelayProtocol):
         if self._early is not None:
             self._early.retire()
         slot, self.slot = self.slot, None
-        if slot is not None and self._context.registry.release(slot, self):
-            self._context.observer.saw(Event.SERVER_RELEASED, server_id=self.server_id)
+        if slot is None:
+            return
+        frames, size = divmod(slot.traffic() - self._traffic_before, FRAME)
+        if self._context.registry.release(slot, self):
+            self._context.observer.saw(
+                Event.SERVER_RELEASED,
+                server_id=self.server_id,
+                remote=self.remote,
+                close_code=close_code,
+                duration=round(self._context.clock.seconds() - self._since, 3),
+                frames=frames,
+                bytes=size,
+                reason=cause,
+            )
 
 
 class BinaryFactory(RelayFactory[BinaryProtocol]):

@@ -102,6 +102,16 @@ class PhoneProtocol(RelayProtocol):
         self.factory.tally.received += counted
         phone.send(payload)
 
+    def oversized(self, size: int, limit: int) -> None:
+        """Log that a message is refused for its size."""
+        self._context.observer.saw(
+            Event.MESSAGE_TOO_BIG,
+            server_id=self.server_id,
+            remote=self.remote,
+            size=size,
+            limit=limit,
+        )
+
     def deliver(self, frame: Payload) -> bool:
         """Send a frame from the binary to the phone, now or after the queued frames."""
         counted = FRAME + len(frame)

@@ -22,6 +22,9 @@ class Leg(Protocol):
 class BinaryLeg(Leg, Protocol):
     """A binary's connection."""
 
+    remote: str
+    """The binary's address, for the log."""
+
     @property
     def writable(self) -> bool:
         """Whether a message can be written now, without a queue."""
@@ -35,6 +38,9 @@ class BinaryLeg(Leg, Protocol):
 
 class PhoneLeg(Leg, Protocol):
     """A phone's connection."""
+
+    traffic: int
+    """Frames and bytes in both directions, packed into one number; see `tally.FRAME`."""
 
     def pause_reading(self) -> None:
         """Stop reading the socket; what the phone sends waits in its kernel."""

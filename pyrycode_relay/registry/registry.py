@@ -102,6 +102,11 @@ class Registry:
         """How many frames wait for a binary that is slow or absent."""
         return sum(phone.pending.frames for slot in self._slots.values() for phone in slot.waiting)
 
+    def holder(self, server_id: str) -> BinaryLeg | None:
+        """Return the binary that holds a server-id; None if it is free or in grace."""
+        slot = self._slots.get(server_id)
+        return None if slot is None else slot.binary
+
     def claim(self, server_id: str, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` if it is free or in grace."""
         slot = self._slots.get(server_id)

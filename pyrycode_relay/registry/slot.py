@@ -63,6 +63,8 @@ class Slot:
         self.phones: dict[str, Phone] = {}
         self.waiting: deque[Phone] = deque()
         """The phones with waiting frames or a waiting notice, in the order of their turns."""
+        self.departed_traffic = 0
+        """Frames and bytes of the phones that have left, packed as `PhoneLeg.traffic`."""
         self._limits = limits
         self._memory_budget = memory_budget
         self._keeps = limits.on_reclaim is OnReclaim.KEEP
@@ -74,6 +76,13 @@ class Slot:
     def knows(self, conn_id: str) -> bool:
         """Whether a phone has ``conn_id``, or a departed one whose frames or notice still wait."""
         return conn_id in self.phones or conn_id in self._departed
+
+    def traffic(self) -> int:
+        """Return frames and bytes of all phones so far, packed as `PhoneLeg.traffic`.
+
+        Phones that lost their places at once (`clear`) no longer count.
+        """
+        return self.departed_traffic + sum(each.leg.traffic for each in self.phones.values())
 
     def add(self, conn_id: str, leg: PhoneLeg) -> Phone:
         """Give a phone its place."""
@@ -96,6 +105,7 @@ class Slot:
         """
         del self.phones[phone.conn_id]
         phone.gone = True
+        self.departed_traffic += phone.leg.traffic
         if not self._owes_notice(phone):
             self._forget(phone)
             return

@@ -134,6 +134,9 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         """Fail the connection: the peer has violated the protocol, and further input is ignored."""
         raise NotImplementedError
 
+    def oversized(self, size: int, limit: int) -> None:
+        """Note that a message would have ``size`` bytes; `violated` follows."""
+
     def peer_closed(self, code: int | None) -> None:
         """Close the transport: the closing handshake is complete, and further input is ignored.
 
@@ -327,6 +330,11 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
         # Autobahn would abort even after a clean closing handshake, and the reset could overtake
         # bytes that the peer has not read. `peer_closed` closes the transport.
         self.ignore_input = True
+
+    def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
+        if self.stage is Stage.SERVING:
+            self._contained(self.oversized, msg_size, max_msg_size)
+        super()._max_message_size_exceeded(msg_size, max_msg_size, reason)
 
     def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
         # Autobahn would drop the socket, so that the peer sees 1006, or with failByDrop=False

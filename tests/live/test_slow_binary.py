@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
+from pyrycode_relay.protocol.close_codes import EndCause
 from tests.live.harness import Peer, Relay, RelayCase, round_trip
 from tests.peers.blocking import Gone
 from tests.peers.envelopes import envelope, numbered
@@ -79,7 +80,11 @@ class SlowBinaryOverTcp(RelayCase):
             await self.in_thread(round_trip, other_phone, other_binary, number)
 
         await self.until(lambda: relay.recorder.of(Event.SERVER_RELEASED), "the drop")
-        self.assertEqual([{"server_id": "s"}], relay.recorder.of(Event.SERVER_RELEASED))
+        [released] = relay.recorder.of(Event.SERVER_RELEASED)
+        self.assertEqual("s", released["server_id"])
+        self.assertEqual(
+            (1011, EndCause.BINARY_WRITE_STALLED), (released["close_code"], released["reason"])
+        )
         self.assertEqual((1, 4), relay.counts())
         self.assertLessEqual(relay.queued_at_most, self.held_at_most(len(phones)))
 

@@ -86,6 +86,7 @@ class Binary:
 
     def __init__(self, name: str = "binary", room: int | None = None) -> None:
         self.name = name
+        self.remote = name
         self.room = room
         self.inbox: list[bytes] = []
 
@@ -115,6 +116,7 @@ class Leg:
 
     def __init__(self) -> None:
         self.reading = True
+        self.traffic = 0
         self.shed = 0
         self.on_shed: Callable[[], None] = lambda: None
         self.delivered: list[bytes] = []

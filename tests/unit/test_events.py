@@ -17,6 +17,7 @@ CONTRACT = {
     "phone_unregistered": Level.INFO,
     "phone_frame_refused": Level.WARN,
     "binary_envelope_refused": Level.WARN,
+    "message_too_big": Level.WARN,
     "binary_unknown_conn_id": Level.WARN,
     "push_wake_sent": Level.INFO,
     "push_wake_failed": Level.WARN,
@@ -34,6 +35,7 @@ CONTRACT = {
 FLOODING = {
     "proxy_refused",
     "phone_frame_refused",
+    "message_too_big",
     "binary_envelope_refused",
     "binary_unknown_conn_id",
     "push_wake_dropped",

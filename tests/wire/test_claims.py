@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.limits import OnReclaim
+from pyrycode_relay.protocol.close_codes import EndCause
 from tests.peers.frames import frame
 from tests.peers.requests import binary_headers
 from tests.wire.harness import Binary, Client, WireTest
@@ -32,9 +33,12 @@ class ConflictTest(WireTest):
     def test_pong(self) -> None:
         """An incumbent that answers the ping stays, with its phones; the newcomer gets 4409."""
         incumbent, phone = self.relay.pair()
-        newcomer = self.relay.binary()
+        newcomer = self.relay.client("/v1/server", binary_headers("home"), host="192.0.2.8")
         self.assertEqual(newcomer.closed, CONFLICT)
-        self.assertEqual(len(self.relay.seen.of(Event.SERVER_ID_CONFLICT)), 1)
+        [conflict] = self.relay.seen.of(Event.SERVER_ID_CONFLICT)
+        self.assertEqual(
+            conflict, {"server_id": "home", "remote": "192.0.2.8", "holder": incumbent.host}
+        )
         self.assertIsNone(phone.closed)
         self.assert_serves(incumbent)
 
@@ -222,6 +226,61 @@ class ConflictTest(WireTest):
         """Check that a connection is open."""
         self.assertIsNone(client.closed)
         self.assertFalse(client.gone)
+
+
+class ReleaseTest(WireTest):
+    """What the log says of a binary that leaves."""
+
+    def released(self) -> dict[str, Any]:
+        """Return the fields of the only release since the last look."""
+        [fields] = self.relay.seen.of(Event.SERVER_RELEASED)
+        self.relay.seen.clear()
+        return fields
+
+    def test_why_and_how_much(self) -> None:
+        """The cause, the code, the time, and the traffic of all its phones, also of those gone."""
+        binary, phone = self.relay.pair()
+        other = self.relay.phone()
+        phone.text("123")
+        other.text("1")
+        binary.forward(phone, '"five"')
+        other.close(1000)
+        self.relay.advance(2.5)
+        binary.close(1001)
+        self.assertEqual(
+            self.released(),
+            {
+                "server_id": "home",
+                "remote": binary.host,
+                "close_code": 1001,
+                "duration": 2.5,
+                "frames": 3,
+                "bytes": 3 + 1 + 6,
+                "reason": EndCause.CLOSED_BY_PEER,
+            },
+        )
+
+    def test_each_binary_has_its_own(self) -> None:
+        """The next binary's numbers begin with its claim."""
+        binary, phone = self.relay.pair()
+        phone.text("123")
+        binary.reset()
+        fields = self.released()
+        self.assertEqual((fields["frames"], fields["bytes"]), (1, 3))
+        self.assertEqual(fields["reason"], EndCause.CONNECTION_LOST)
+        again = self.relay.binary()
+        late = self.relay.phone()
+        late.text("12")
+        self.relay.advance(1)
+        again.reset()
+        fields = self.released()
+        self.assertEqual((fields["frames"], fields["bytes"], fields["duration"]), (1, 2, 1.0))
+
+
+class ReleaseWithKeepTest(ReleaseTest):
+    """The same where phones are kept."""
+
+    limits: ClassVar = {"on_reclaim": OnReclaim.KEEP}
 
 
 class EvictTest(WireTest):

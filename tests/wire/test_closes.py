@@ -167,12 +167,21 @@ class CloseTest(WireTest):
             self.assertEqual((sender.closed or (0,))[0], 1009)
             self.assertTrue(sender.gone)
             self.assert_untouched(watcher)
+            self.assert_too_big(sender, allowed + 1, allowed)
         for sender, watcher in self.each_kind("again"):
             allowed = cap + (4096 if isinstance(sender, Binary) else 0)
             sender.send(frame(1, b"1" * (allowed + 1)))
             self.assertEqual((sender.closed or (0,))[0], 1009)
             self.assertFalse(sender.was_reset)
             self.assert_untouched(watcher)
+            self.assert_too_big(sender, allowed + 1, allowed)
+
+    def assert_too_big(self, sender: Client, size: int, limit: int) -> None:
+        """Check that the log has one line about a message, with both sizes."""
+        [fields] = self.relay.seen.of(Event.MESSAGE_TOO_BIG)
+        self.relay.seen.clear()
+        self.assertEqual((fields["size"], fields["limit"]), (size, limit))
+        self.assertEqual(fields["remote"], sender.host)
 
     def test_message_timeout(self) -> None:
         """1008: a peer that begins a message and does not end it in 30 s."""

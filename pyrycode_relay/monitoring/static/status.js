@@ -118,6 +118,7 @@ const EVENTS = {
   phone_register_no_server: "A phone asked for a server-id that nobody holds",
   phone_register_at_cap: "A server-id reached its limit of phones",
   phone_unregistered: "A phone was closed after a failure",
+  message_too_big: "A peer sent a message over the limit",
   phone_frame_refused: "A phone sent invalid JSON",
   binary_envelope_refused: "A binary sent an invalid envelope",
   binary_unknown_conn_id: "A binary addressed an unknown phone",
