@@ -34,6 +34,7 @@ from tests.peers.waiting import DEADLINE, eventually, soon
 
 ROOT = Path(__file__).resolve().parents[2]
 TWISTD = Path(sys.executable).with_name("twistd")
+COMMAND = TWISTD.with_name("pyrycode-relay")
 
 LIFTED = ("--upgrade-rate=0", "--max-connections-per-address=0")
 """Options by which an address is not bounded, as all peers here have the same; later ones win."""

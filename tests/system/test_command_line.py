@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import configparser
 import contextlib
 import json
 import os
@@ -10,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -17,12 +20,15 @@ from pathlib import Path
 
 from websockets.asyncio.client import unix_connect
 
+import pyrycode_relay
 from pyrycode_relay import __version__
+from pyrycode_relay.config import help_page
 from pyrycode_relay.config.options import OPTIONS
 from pyrycode_relay.config.values import (
     ADDRESS,
     ADDRESS_OR_NONE,
     ALLOWED_HOST,
+    DIRECTORY,
     DOMAIN,
     EMAIL,
     FILE_OR_NONE,
@@ -36,14 +42,16 @@ from pyrycode_relay.config.values import (
 )
 from tests import needs
 from tests.peers.requests import phone_fields
-from tests.peers.waiting import eventually
+from tests.peers.waiting import DEADLINE, eventually
 from tests.system.harness import (
+    COMMAND,
     ROOT,
     TWISTD,
     BarePeer,
     Relay,
     SystemTestCase,
     binary,
+    clean_environment,
     echo,
     fetch,
     passing,
@@ -51,10 +59,6 @@ from tests.system.harness import (
     run_program,
 )
 
-DESCRIPTION = re.compile(
-    r"^ {2,6}(?:-\w, )?--([\w-]+)(.*?)(?=^ {2,6}-|\Z)", re.MULTILINE | re.DOTALL
-)
-"""An option in the help: its name and its description."""
 LISTEN = "insecure-listen"
 
 WRONG = {
@@ -120,7 +124,8 @@ class CommandLineTestCase(SystemTestCase):
         lines = run.stderr.splitlines()
         self.assertEqual(len(lines), len(patterns), run.stderr)
         for line, pattern in zip(lines, patterns, strict=True):
-            self.assertRegex(line, rf"\Apyrycode-relay: .*{pattern}.*\.\Z")
+            self.assertRegex(line, rf"\Apyrycode-relay: .*{pattern}.*")
+            self.assertRegex(line, r"[.?]\Z")
         if not output:
             self.assertEqual(run.stdout, "")
         self.assertFalse(self.socket.exists(), "something was bound")
@@ -147,21 +152,26 @@ class OptionTests(CommandLineTestCase):
         self.refused(run, f"Twisted {version} has no {lost}, used by pyrycode_relay")
 
     def test_help(self) -> None:
-        """``--help`` names every option with its default, and exits with 0."""
-        run = self.twistd("--help")
-        self.assertEqual((run.returncode, run.stderr), (0, ""))
-        page = " ".join(run.stdout.split())
-        described = dict(DESCRIPTION.findall(run.stdout))
-        for option in OPTIONS:
-            shown = described[option.name]
-            self.assertEqual(shown.startswith("="), not option.is_switch)
-            if option.default:
-                # Lines are also broken behind hyphens.
-                default = f"[default: {option.default}]"
-                self.assertIn(default, " ".join(shown.split()).replace("- ", "-"))
-        for name in (f"--{LISTEN}=", "--check-config", "--version", "--help"):
-            self.assertIn(name, page)
-        self.assertIn("PYRYCODE_RELAY_", page)
+        """``--help`` prints the whole help and ``-h`` the short one; both exit with 0."""
+        for option, lines in (("--help", help_page.whole()), ("-h", help_page.short())):
+            run = self.twistd(option)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            self.assertEqual(run.stdout.splitlines(), [*lines])
+
+    def test_help_that_nobody_reads(self) -> None:
+        """A reader that ends before the help does costs no traceback."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "wb") as output:
+            child = subprocess.run(
+                [TWISTD, "pyrycode-relay", "--help"],
+                stdout=output,
+                stderr=subprocess.PIPE,
+                env=clean_environment(),
+                timeout=DEADLINE,
+                check=False,
+            )
+        self.assertEqual((child.returncode, child.stderr), (0, b""))
 
     def test_check_config(self) -> None:
         """``--check-config`` prints every setting and binds nothing."""
@@ -328,6 +338,8 @@ class OptionTests(CommandLineTestCase):
             "ssl:x",
             "tcp:",
             "[::1:8",
+            "localhost:",
+            "localhost:65536",
         ]
         run = self.twistd(self.listen, *(f"--insecure-listen={each}" for each in wrong))
         self.refused(run, *(re.escape(f"--insecure-listen is {each!r}; ") for each in wrong))
@@ -336,12 +348,34 @@ class OptionTests(CommandLineTestCase):
         self.refused(run, "--insecure-listen")
 
     def test_unknown_options(self) -> None:
-        """An unknown option is one sentence; so is an option without its value."""
-        self.refused(self.twistd(self.listen, "--fast"), "fast")
+        """An unknown option is one sentence with the nearest one; so is one without its value."""
+        self.refused(self.twistd(self.listen, "--gras=5"), r"--gras .*did you mean --grace\?")
+        self.refused(self.twistd(self.listen, "--xyz"), "--xyz not recognized; --help lists them")
         self.refused(self.twistd(self.listen, "--check-config=yes"), "check-config")
-        self.refused(self.twistd(self.listen, "--grace"), "grace")
+        self.refused(self.twistd(self.listen, "--grace"), "grace requires argument; see --help")
         self.refused(self.twistd(self.listen, "-x"), "x")
         self.refused(self.twistd(self.listen, "now"), "'now'")
+
+    def test_unknown_variables(self) -> None:
+        """An environment variable that looks like a setting and is none is refused by name.
+
+        Kubernetes sets some for each of its services, and these are no mistakes.
+        """
+        kubernetes = {
+            "PYRYCODE_RELAY_SERVICE_HOST": "10.0.0.1",
+            "PYRYCODE_RELAY_SERVICE_PORT": "80",
+            "PYRYCODE_RELAY_SERVICE_PORT_HTTP": "80",
+            "PYRYCODE_RELAY_PORT": "tcp://10.0.0.1:80",
+            "PYRYCODE_RELAY_PORT_80_TCP": "tcp://10.0.0.1:80",
+            "PYRYCODE_RELAY_PORT_80_TCP_ADDR": "10.0.0.1",
+            "PYRYCODE_RELAY_ADMIN_PORT_9090_TCP_PROTO": "tcp",
+        }
+        run = self.twistd(self.listen, "--check-config", environment=kubernetes)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        wrong = {"PYRYCODE_RELAY_GRCE": "secret", "PYRYCODE_RELAY_X": ""}
+        run = self.twistd(self.listen, environment=kubernetes | wrong)
+        self.refused(run, r"_GRCE .*did you mean PYRYCODE_RELAY_GRACE\?", "_X is not a setting")
+        self.assertNotIn("secret", run.stderr)
 
     def test_environment(self) -> None:
         """Every option can be set in the environment, and the command line wins."""
@@ -365,8 +399,67 @@ class OptionTests(CommandLineTestCase):
         environment = {each.variable: "?" for each in OPTIONS}
         run = self.twistd(environment=environment)
         # To a path or a secret any text is right, and what is there is looked at later.
-        wrong = [each for each in OPTIONS if each.kind not in {PATH, SECRET}]
+        wrong = [each for each in OPTIONS if each.kind not in {PATH, DIRECTORY, SECRET}]
         self.refused(run, *(f"{each.variable} is '\\?'; allowed: " for each in wrong))
+
+
+class CommandTests(CommandLineTestCase):
+    """The relay's own command, which runs in the foreground."""
+
+    def command(
+        self, *options: str, python: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m pyrycode_relay`` to its end."""
+        return run_program(
+            sys.executable,
+            *(python or ("-m", "pyrycode_relay")),
+            *options,
+            directory=self.directory,
+        )
+
+    def test_it_serves(self) -> None:
+        """It runs the relay as ``twistd -n`` does: the same log, exit status 0, no pid file."""
+        relay = self.child(needs.program(str(COMMAND)), self.listen)
+        eventually("it serves", lambda: "starting" in relay.output())
+        relay.signal(signal.SIGTERM)
+        self.assertEqual((relay.wait(), relay.errors()), (0, ""))
+        with_twistd = self.relay(listen=f"unix:{self.socket}")
+        self.assertEqual(with_twistd.stop(), 0)
+        events = [
+            [line.split()[2] for line in each.output().splitlines()]
+            for each in (relay, with_twistd)
+        ]
+        self.assertEqual(*events)
+        self.assertEqual(events[0][-1], "drained")
+        self.assertEqual([*self.directory.glob("*.pid")], [])
+
+    def test_the_same_options(self) -> None:
+        """As a module it has the same options, the same sentences and the same exit status."""
+        run = self.command("--version")
+        self.assertEqual((run.returncode, run.stdout), (0, f"pyrycode-relay {__version__}\n"))
+        self.refused(self.command("--grace=soon"), "--grace is 'soon'", "Nothing to listen on")
+        run = self.command()
+        self.refused(run, "Nothing to listen on")
+        self.assertEqual(run.returncode, 2)
+
+    def test_an_old_python(self) -> None:
+        """An old Python is one sentence that names both versions; it can parse the module."""
+        source = (Path(pyrycode_relay.__file__).with_name("__main__.py")).read_text()
+        ast.parse(source, feature_version=(3, 4))
+        for name, value, sentence in (
+            ("sys.version_info", (3, 9, 2), "needs Python 3.11 or later, and this is Python 3.9.2"),
+            ("sys.platform", "darwin", "needs Linux, because it uses epoll; this is darwin"),
+        ):
+            program = (
+                f"import sys, select, runpy; {name} = {value!r}; del select.epoll; "
+                "runpy.run_module('pyrycode_relay', run_name='__main__')"
+            )
+            run = self.command("--version", python=("-c", program))
+            self.refused(run, sentence)
+            self.assertEqual(run.returncode, 2)
+        config = configparser.ConfigParser()
+        config.read(ROOT / "setup.cfg")
+        self.assertEqual(config["options"]["python_requires"], ">=3.11")
 
 
 class ListenerTests(CommandLineTestCase):
@@ -480,6 +573,12 @@ class ListenerTests(CommandLineTestCase):
         self.perform(scenario())
         eventually("an IPv4 peer is logged", lambda: "remote=127.0.0.1" in relay.log())
         self.assertNotIn("ffff", relay.log())
+
+    def test_a_host_name(self) -> None:
+        """``localhost:0`` is the IPv4 loopback, which is safe in production and for the admin."""
+        relay = self.relay("--admin-listen=localhost:0", listen="localhost:0")
+        self.assertEqual(relay.address[0], "127.0.0.1")
+        self.assertEqual(relay.health()["status"], "ok")
 
     def test_ipv6_only(self) -> None:
         """``[::1]:0`` is the loopback of IPv6."""

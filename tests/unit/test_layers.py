@@ -40,6 +40,7 @@ LAYERS = (
     ("startup_checks", "service"),
     ("process",),
     ("tap",),
+    ("__main__",),
 )
 """The packages, and the modules that are in none, lowest layer first. A module imports from the
 layers below its own and from its own package, and from nothing else."""

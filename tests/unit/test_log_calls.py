@@ -25,7 +25,7 @@ LOG_CALLS = frozenset(
 )
 
 
-TERMINAL = {"tap", "process"}
+TERMINAL = {"__main__", "tap", "process"}
 """The modules that write to the terminal."""
 
 

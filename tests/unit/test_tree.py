@@ -10,6 +10,7 @@ from tests.unit.sources import SOURCES
 TESTS = Path(__file__).parents[1]
 
 ELSEWHERE = {
+    "__main__": "system/test_command_line",
     "acme.client": "live/test_acme_answers",
     "endpoints.binary": "wire/test_claims",
     "endpoints.context": "wire/test_closes",
