@@ -13,11 +13,18 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__, startup_checks
-from pyrycode_relay.config import toml_file
-from pyrycode_relay.config.options import ENVIRONMENT_PREFIX, OPTIONS, Option, example
+from pyrycode_relay.config import help_page, toml_file
+from pyrycode_relay.config.options import (
+    COMMAND_OPTIONS,
+    ENVIRONMENT_PREFIX,
+    OPTIONS,
+    Option,
+    example,
+    suggestion,
+)
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.toml_file import ConfigFile
-from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH, SECRET
+from pyrycode_relay.config.values import DIRECTORY, DOMAIN, FILE_OR_NONE, PATH, SECRET
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.process import Process, fail
@@ -33,6 +40,8 @@ def _completer(option: Option) -> usage.Completer:
         return usage.CompleteList([*option.kind.words])
     if option.kind is DOMAIN:
         return usage.CompleteHostnames()
+    if option.kind is DIRECTORY:
+        return usage.CompleteDirs()
     if option.kind in {PATH, FILE_OR_NONE, SECRET}:
         return usage.CompleteFiles()
     # Twisted's default would offer files.
@@ -46,40 +55,11 @@ class Options(usage.Options):
     mistake.
     """
 
-    synopsis = "[options]"
-    longdesc = (
-        "A WebSocket relay between phones and the pyry daemon. Each option can also be set in the "
-        "environment, as PYRYCODE_RELAY_ and its name in capitals with underscores, and in a "
-        "configuration file. The command line wins over the environment, and the environment over "
-        "the file. In the environment, spaces separate the values of an option that may be given "
-        "more than once. Times are in seconds and may have fractions."
-    )
     optFlags = [  # noqa: RUF012 - twisted.python.usage requires a class attribute
-        [
-            "check-config",
-            None,
-            (
-                "Print the settings as a configuration file, each with the place that it comes "
-                "from, and exit."
-            ),
-        ],
-        [
-            "example-config",
-            None,
-            "Print a configuration file with every setting, its help and its default, and exit.",
-        ],
+        [each.name, None, each.help] for each in COMMAND_OPTIONS if not each.placeholder
     ]
     optParameters = [  # noqa: RUF012
-        [
-            "config",
-            None,
-            "",
-            (
-                "Configuration file: TOML, with the names of these options (grace = 30), and with "
-                "lists for those that may be given more than once. The environment and the "
-                "command line win over it."
-            ),
-        ],
+        [each.name, None, "", each.help] for each in COMMAND_OPTIONS if each.placeholder
     ]
     # For the completion that zsh ships for Twisted's commands.
     compData = usage.Completions(
@@ -97,6 +77,14 @@ class Options(usage.Options):
         self._given: dict[str, list[str]] = {}
         super().__init__()
 
+    def opt_help(self) -> NoReturn:
+        """Print all options and exit."""
+        _print(help_page.whole())
+
+    def opt_h(self) -> NoReturn:
+        """Print the most important options and exit."""
+        _print(help_page.short())
+
     def opt_version(self) -> NoReturn:
         """Print the relay's version and exit."""
         _print([f"pyrycode-relay {__version__}"])
@@ -106,7 +94,7 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            fail(StartupError(f"{error}; see --help."))
+            fail(StartupError(f"{error}; {_advice(error)}"))
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options."""
@@ -166,10 +154,23 @@ class Options(usage.Options):
         return Writer(output, self.settings.log_level, self.settings.log_format)
 
 
+def _advice(error: usage.UsageError) -> str:
+    """Return the end of the sentence about a mistake on the command line."""
+    name = str(getattr(error.__context__, "opt", ""))
+    names = [each.name for each in (*OPTIONS, *COMMAND_OPTIONS)]
+    if not name or any(each.startswith(name) for each in names):
+        return "see --help."
+    return suggestion(f"--{name}", [f"--{each}" for each in names])
+
+
 def _print(lines: Iterable[str]) -> NoReturn:
     """Print lines and exit."""
-    for line in lines:
-        sys.stdout.write(line + "\n")
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has ended. Python flushes once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 import socket
 from typing import Any, Final
 
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
+
+_HOST_NAME: Final = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z][a-z0-9-]*", re.ASCII | re.IGNORECASE)
+"""A name whose last label begins with a letter: the others could be forms of IPv4 addresses."""
 
 LISTEN_BACKLOG: Final = 1024
 """Connections that the kernel completes ahead of the relay: a reconnect storm is one burst."""
@@ -24,25 +28,45 @@ class Reach(enum.Enum):
 def endpoint_string(address: str) -> str:
     """Return the Twisted endpoint string for an address, which may be one already.
 
-    The short form is a port behind an IP address or alone: ``127.0.0.1:8080``, ``[::1]:8080``,
-    ``:8080``. A port alone means every IPv4 and IPv6 address of the machine.
+    The short form is a port behind an IP address, behind a name or alone: ``127.0.0.1:8080``,
+    ``[::1]:8080``, ``localhost:8080``, ``:8080``. A port alone means every IPv4 and IPv6 address
+    of the machine. A name means its first IPv4 address, or its first address if it has no such.
+    A type of endpoint, such as ``tcp``, is not looked up as a name.
 
     Raises:
-        ValueError: The address is neither.
+        ValueError: The address is neither, or the name has no address.
 
     """
     host, colon, port = address.rpartition(":")
     if colon and (not host or _is_ip(host)):
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise ValueError(port)
-        interface = (host.strip("[]") or _every_interface()).replace(":", r"\:")
-        return f"tcp:{int(port)}:interface={interface}:backlog={LISTEN_BACKLOG}"
+        return _tcp(host.strip("[]") or _every_interface(), port)
     try:
         serverFromString(None, address)
     except Exception as error:
         # Each endpoint's parser fails in its own ways.
-        raise ValueError(address) from error
-    return address
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(address) from error
+    else:
+        return address
+    return _tcp(_look_up(host), port)
+
+
+def _tcp(interface: str, port: str) -> str:
+    """Return the endpoint string for an IP address and a port, which may be wrong."""
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(port)
+    escaped = interface.replace(":", r"\:")
+    return f"tcp:{int(port)}:interface={escaped}:backlog={LISTEN_BACKLOG}"
+
+
+def _look_up(host: str) -> str:
+    """Return an IP address of a host name. Raises `ValueError`."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(host) from error
+    found.sort(key=lambda each: each[0] is not socket.AF_INET)
+    return str(found[0][4][0])
 
 
 def reach(address: str) -> Reach:

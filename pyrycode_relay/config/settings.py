@@ -7,7 +7,7 @@ mistakes of a configuration are reported together.
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +16,12 @@ from typing import Any, Final
 
 from pyrycode_relay import addresses
 from pyrycode_relay.config.listen import Reach, reach
-from pyrycode_relay.config.options import OPTIONS, Option
+from pyrycode_relay.config.options import (
+    ENVIRONMENT_PREFIX,
+    OPTIONS,
+    Option,
+    suggestion,
+)
 from pyrycode_relay.config.toml_file import ConfigFile
 from pyrycode_relay.config.values import Secret
 from pyrycode_relay.events import Level
@@ -27,6 +32,13 @@ _BY_NAME: Final = {option.name: option for option in OPTIONS}
 _DEFAULTS: Final = {option.name: option.default_value for option in OPTIONS}
 _DEFAULT: Final = "default"
 """The source of a value that is not given anywhere."""
+_VARIABLES: Final = {option.variable for option in OPTIONS} | {f"{ENVIRONMENT_PREFIX}CONFIG"}
+_OF_KUBERNETES: Final = re.compile(
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)"
+    r"(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+"""What follows the prefix in the variables that Kubernetes sets for a service named pyrycode-relay
+or pyrycode-relay-NAME."""
 _TLS_PORT: Final = ":443"
 _ACME_PORT: Final = ":80"
 _LISTENERS: Final = ("insecure-listen", "tls-listen", "tls-cert", "tls-dir", "domain")
@@ -96,7 +108,7 @@ class Settings:
 
         """
         places = _Places(given, environment, file)
-        problems = [*_misplaced(file)]
+        problems = [*_unknown_variables(environment), *_misplaced(file)]
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for option in OPTIONS:
@@ -194,13 +206,21 @@ class _Places:
         return _Place(_DEFAULT, f"--{name}", option.split(option.default))
 
 
+def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each environment variable that looks like a setting and is none."""
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or variable in _VARIABLES or _OF_KUBERNETES.fullmatch(name):
+            continue
+        shown = variable if variable.isprintable() else ascii(variable)
+        yield f"{shown} is not a setting; {suggestion(variable, _VARIABLES)}"
+
+
 def _misplaced(file: ConfigFile) -> Iterator[str]:
     """Yield the mistakes of a configuration file that do not depend on a value."""
     for name in file.texts:
         if name not in _BY_NAME:
-            near = difflib.get_close_matches(name, _BY_NAME, 1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists them all."
-            yield f"{file.path}: {name} is not a setting; {hint}"
+            yield f"{file.path}: {name} is not a setting; {suggestion(name, _BY_NAME)}"
         elif name in file.lists and not _BY_NAME[name].many:
             yield f"{file.path}: {name} is a list; give one value."
 

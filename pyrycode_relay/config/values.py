@@ -35,11 +35,13 @@ class Kind:
     """A kind of value.
 
     ``parse`` reads a text; it raises `ValueError`, `KeyError` or `OverflowError` for a text that
-    is not allowed. ``allowed`` describes the allowed texts. ``show`` turns a value into a text.
+    is not allowed. ``allowed`` describes the allowed texts. ``placeholder`` stands for a value in
+    the help. ``show`` turns a value into a text.
     """
 
     parse: Callable[[str], Any]
     allowed: str
+    placeholder: str
     show: Callable[[Any], str] = str
     words: tuple[str, ...] = ()
     """All values, if they are a few words: a shell offers them."""
@@ -218,67 +220,90 @@ def _shown_number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-SECONDS: Final = Kind(_seconds, f"a number of seconds above 0, up to {_MAX_SECONDS}", _shown_number)
-SECONDS_OR_NONE: Final = Kind(
-    _seconds_or_none, f"a number of seconds from 0 to {_MAX_SECONDS}", _shown_number
+SECONDS: Final = Kind(
+    _seconds, f"a number of seconds above 0, up to {_MAX_SECONDS}", "SECONDS", _shown_number
 )
-BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256M")
-BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0")
-COUNT: Final = Kind(_count, f"a whole number from 1 to {_MAX_COUNT}")
-COUNT_OR_NONE: Final = Kind(_count_or_none, f"a whole number from 0 to {_MAX_COUNT}")
-RATE: Final = Kind(_rate, f"a number from {_MIN_RATE} to {_MAX_COUNT}, or 0", _shown_number)
-SHARE: Final = Kind(_share, f"a share from 0 to {_MAX_SHARE}", _shown_number)
-SWITCH: Final = Kind(_switch, "yes or no", lambda value: "yes" if value else "no")
-RECLAIM: Final = Kind(OnReclaim, "evict or keep", lambda value: str(value.value), ("evict", "keep"))
+SECONDS_OR_NONE: Final = Kind(
+    _seconds_or_none, f"a number of seconds from 0 to {_MAX_SECONDS}", "SECONDS", _shown_number
+)
+BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256M", "BYTES")
+BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0", "BYTES")
+COUNT: Final = Kind(_count, f"a whole number from 1 to {_MAX_COUNT}", "NUMBER")
+COUNT_OR_NONE: Final = Kind(_count_or_none, f"a whole number from 0 to {_MAX_COUNT}", "NUMBER")
+RATE: Final = Kind(_rate, f"a number from {_MIN_RATE} to {_MAX_COUNT}, or 0", "RATE", _shown_number)
+SHARE: Final = Kind(_share, f"a share from 0 to {_MAX_SHARE}", "SHARE", _shown_number)
+SWITCH: Final = Kind(_switch, "yes or no", "", lambda value: "yes" if value else "no")
+RECLAIM: Final = Kind(
+    OnReclaim,
+    "evict or keep",
+    "evict|keep",
+    lambda value: str(value.value),
+    ("evict", "keep"),
+)
 FORMAT: Final = Kind(
     {"text": False, "json": True}.__getitem__,
     "text or json",
+    "text|json",
     lambda value: "json" if value else "text",
     ("text", "json"),
 )
 LEVEL: Final = Kind(
     _level,
     "debug, info, warn or error",
+    "LEVEL",
     lambda value: str(value.name.lower()),
     tuple(level.name.lower() for level in Level),
 )
 ADDRESS: Final = Kind(
     _address,
-    ":8080, 127.0.0.1:8080, [::1]:8080 (ports to 65535) or a Twisted endpoint string (tcp:, "
-    "unix:, or systemd: for a socket that systemd passes to this process)",
+    ":8080, 127.0.0.1:8080, [::1]:8080, localhost:8080 (ports to 65535, names of this machine) or "
+    "a Twisted endpoint string (tcp:, unix:, or systemd: for a socket that systemd passes to this "
+    "process)",
+    "ADDRESS",
     endpoint_string,
 )
 ADDRESS_OR_NONE: Final = Kind(
     _address_or_none,
     f"{ADDRESS.allowed}, or nothing at all",
+    "ADDRESS",
     lambda value: endpoint_string(value) if value else "",
 )
 TLS_ADDRESS: Final = Kind(
     _tls_address,
-    ":443, 127.0.0.1:443, [::1]:443 (ports to 65535) or a Twisted endpoint string without TLS "
-    "(tcp:, unix:, or systemd: for a socket that systemd passes to this process)",
+    ":443, 127.0.0.1:443, [::1]:443, localhost:443 (ports to 65535, names of this machine) or a "
+    "Twisted endpoint string without TLS (tcp:, unix:, or systemd: for a socket that systemd "
+    "passes to this process)",
+    "ADDRESS",
     endpoint_string,
 )
 SOURCE: Final = Kind(
     addresses.source,
     "an address, a network with no bits set after its prefix, such as 10.0.0.0/8 or fd00::/8, "
     "or unix",
+    "NETWORK",
 )
-PATH: Final = Kind(_path, "a path that is not empty")
+PATH: Final = Kind(_path, "a path that is not empty", "FILE")
+DIRECTORY: Final = Kind(_path, PATH.allowed, "DIRECTORY")
 FILE_OR_NONE: Final = Kind(
-    _file_or_none, "the path of an existing file, or nothing", lambda value: str(value or "")
+    _file_or_none,
+    "the path of an existing file, or nothing",
+    "FILE",
+    lambda value: str(value or ""),
 )
 SECRET: Final = Kind(
     _secret,
     "the path of a file, the JSON itself, or nothing",
+    "FILE",
     lambda value: "" if value is None or value.path is None else str(value.path),
 )
-HTTPS: Final = Kind(_https, "a URL that begins with https://")
-EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing")
-DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org")
+HTTPS: Final = Kind(_https, "a URL that begins with https://", "URL")
+EMAIL: Final = Kind(_email, "one address such as ops@example.org, or nothing", "EMAIL")
+DOMAIN: Final = Kind(_domain, "a DNS name such as relay.example.org", "NAME")
 ALLOWED_HOST: Final = Kind(
-    _allowed_host, "a DNS name, with a leading dot for all names below it, or an IP address"
+    _allowed_host,
+    "a DNS name, with a leading dot for all names below it, or an IP address",
+    "HOST",
 )
 SUBJECT: Final = Kind(
-    _subject, "mailto: and an e-mail address, a URL that begins with https://, or nothing"
+    _subject, "mailto: and an e-mail address, a URL that begins with https://, or nothing", "URL"
 )

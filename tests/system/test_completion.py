@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyrycode_relay.config.options import OPTIONS
-from pyrycode_relay.config.values import DOMAIN, FILE_OR_NONE, PATH, SECRET
+from pyrycode_relay.config.values import DIRECTORY, DOMAIN, FILE_OR_NONE, PATH, SECRET
 from tests import needs
 from tests.system.harness import TWISTD, SystemTestCase
 
@@ -47,8 +47,8 @@ class CompletionTests(SystemTestCase):
             action = line.rpartition(":")[2]
             if option.kind.words:
                 self.assertEqual(action, f"({' '.join(option.kind.words)})")
-            elif option.kind in {PATH, FILE_OR_NONE, SECRET}:
-                self.assertTrue(action.startswith("_files"), line)
+            elif option.kind in {PATH, FILE_OR_NONE, SECRET, DIRECTORY}:
+                self.assertTrue(action.startswith(("_files", "_directories")), line)
             else:
                 self.assertEqual(action, "_hosts" if option.kind is DOMAIN else "")
 

@@ -45,6 +45,11 @@ UNKNOWN = {
 }
 
 
+def no_address(*_: object, **__: object) -> None:
+    """Stand in for `socket.getaddrinfo` on a machine that knows no name."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 class EndpointStringTests(Cases):
     @cases(
         {
@@ -89,10 +94,42 @@ class EndpointStringTests(Cases):
 
     @cases(
         {
+            "both": (["::1", "192.0.2.7", "192.0.2.8"], "192.0.2.7"),
+            "only_ipv6": (["fd00::7"], r"fd00\:\:7"),
+        }
+    )
+    def test_host_name(self, found: list[str], interface: str) -> None:
+        """A name is its first IPv4 address, or its first address if it has no such."""
+
+        def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+            self.assertEqual(name, "relay-1.example.org")
+            families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in found]
+            return [(f, 1, 6, "", (each, 0)) for f, each in zip(families, found, strict=True)]
+
+        self.patch(socket, "getaddrinfo", look_up)
+        string = endpoint_string("relay-1.example.org:80")
+        self.assertEqual(string, f"tcp:80:interface={interface}:backlog=1024")
+
+    def test_unknown_name(self) -> None:
+        """A name without an address is refused."""
+        self.patch(socket, "getaddrinfo", no_address)
+        self.assertRaises(ValueError, endpoint_string, "relay.example.org:80")
+
+    def test_localhost(self) -> None:
+        """localhost is the IPv4 loopback."""
+        string = endpoint_string("localhost:8080")
+        self.assertEqual(string, "tcp:8080:interface=127.0.0.1:backlog=1024")
+        self.assertEqual(reach("localhost:8080"), Reach.MACHINE)
+
+    @cases(
+        {
             "empty": ("",),
             "bare_port": ("8080",),
             "word": ("here",),
-            "name": ("localhost:8080",),
+            "name_without_port": ("localhost:",),
+            "name_with_high_port": ("localhost:65536",),
+            "short_ipv4": ("127.1:80",),
+            "ipv4_number": ("0:80",),
             "no_port": ("127.0.0.1:",),
             "no_port_at_all": (":",),
             "port_too_high": (":65536",),
@@ -116,6 +153,7 @@ class EndpointStringTests(Cases):
     @given(st.text(max_size=12))
     def test_any_text(self, address: str) -> None:
         """Any text is an endpoint or a `ValueError`, never another error."""
+        self.patch(socket, "getaddrinfo", no_address)
         try:
             string = endpoint_string(address)
         except ValueError:

@@ -18,6 +18,7 @@ from pyrycode_relay.config.values import (
     BYTES_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
+    DIRECTORY,
     DOMAIN,
     EMAIL,
     FILE_OR_NONE,
@@ -47,7 +48,8 @@ KINDS: dict[Kind, str] = {
     ADDRESS_OR_NONE: "admin-listen",
     TLS_ADDRESS: "tls-listen",
     SOURCE: "trusted-proxy",
-    PATH: "tls-cert tls-key tls-dir cert-cache",
+    PATH: "tls-cert tls-key",
+    DIRECTORY: "tls-dir cert-cache",
     FILE_OR_NONE: "acme-ca-file push-ca-file webpush-key",
     ALLOWED_HOST: "push-allow-host",
     SUBJECT: "webpush-subject",
@@ -99,6 +101,14 @@ class OptionTests(Cases):
         self.assertRegex(option.help, r"\A[A-Z].*\.\Z")
         variable = option.name.upper().replace("-", "_")
         self.assertEqual(option.variable, f"PYRYCODE_RELAY_{variable}")
+
+    @cases({name: (option,) for name, option in BY_NAME.items() if not option.is_switch})
+    def test_example(self, option: Option) -> None:
+        """Each option with a value has an example: an allowed value, and not the default."""
+        self.assertTrue(option.example)
+        self.assertNotEqual(option.example, option.default)
+        if option.kind is not FILE_OR_NONE:  # Its files must exist.
+            option.kind.parse(option.example)
 
     def test_switches(self) -> None:
         """A switch is off unless it is given."""

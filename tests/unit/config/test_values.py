@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pyrycode_relay.config.values import (
     BYTES_OR_NONE,
     COUNT,
     COUNT_OR_NONE,
+    DIRECTORY,
     DOMAIN,
     EMAIL,
     FILE_OR_NONE,
@@ -43,6 +45,12 @@ from pyrycode_relay.limits import OnReclaim
 from tests.unit.bench import Cases, cases, examples
 
 KINDS = {name.lower(): kind for name, kind in vars(values).items() if isinstance(kind, Kind)}
+
+
+def no_address(*_: object, **__: object) -> None:
+    """Stand in for `socket.getaddrinfo` on a machine that knows no name."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
 
 LONG_FORM = {ADDRESS, ADDRESS_OR_NONE, TLS_ADDRESS}
 """The kinds that write a value in another form than they read it."""
@@ -131,7 +139,7 @@ ACCEPTED: dict[str, tuple[Kind, dict[str, Any]]] = {
 NO_SECONDS = ["", "soon", "-1", "nan", "inf", "-inf", "86401", "30s", "1e400", "0x10"]
 NO_BYTES = ["", "much", "-1", "1.5M", "1T", "K", "9" * 30, "9" * 5000, "1e3", "inf"]
 NO_COUNT = ["-1", "1.5", "many", "", "1000001", "9" * 5000]
-NO_ADDRESS = ["8080", "localhost:8080", ":65536", "tcp:http-or-so"]
+NO_ADDRESS = ["8080", "localhost", "localhost:x", ":65536", "tcp:http-or-so"]
 
 REFUSED: dict[str, tuple[Kind, list[str]]] = {
     "seconds": (SECONDS, [*NO_SECONDS, "0"]),
@@ -151,6 +159,7 @@ REFUSED: dict[str, tuple[Kind, list[str]]] = {
     "tls_address": (TLS_ADDRESS, [*NO_ADDRESS, "", "ssl:443"]),
     "source": (SOURCE, ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "fe80::%eth0/64", "10"]),
     "path": (PATH, ["", "a\0b"]),
+    "directory": (DIRECTORY, ["", "a\0b"]),
     "file_or_none": (FILE_OR_NONE, ["no-such-file.pem", "/", "x" * 5000, "a\0b"]),
     "https": (
         HTTPS,
@@ -229,6 +238,7 @@ class KindTests(Cases):
     @given(st.sampled_from([*KINDS.values()]), st.text(max_size=12))
     def test_any_text(self, kind: Kind, text: str) -> None:
         """Any text is a value or refused; a value that is written is read as the same."""
+        self.patch(socket, "getaddrinfo", no_address)
         if self.is_refused(kind.parse, text):
             return
         value = kind.parse(text)
