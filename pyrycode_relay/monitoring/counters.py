@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.admission import Enforcement, Leg
+from pyrycode_relay.monitoring.probes import by_probe
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault, Initiator
 from pyrycode_relay.protocol.envelope import EnvelopeFault
@@ -36,9 +37,13 @@ OUTCOMES: Final = (
     "reject_handshake",
     "reject_not_ready",
     "reject_cap",
+    "probe",
 )
 """Outcomes of an attempt to upgrade. The first six are the Go relay's; its 409, 404 and 429 stand
-for the close codes 4409, 4404 and 4429."""
+for the close codes 4409, 4404 and 4429. ``probe`` stands for 4409 and 4404 for a probe's server-id,
+which a probe provokes."""
+
+REFUSALS: Final = tuple(each for each in OUTCOMES if each not in {"accept", "probe"})
 
 FAILURES: Final = ("no_server", "server_in_use", "phones_at_cap", "ratelimit")
 """Why the registry or the rate limit refused a connection, in the Go relay's words."""
@@ -99,6 +104,7 @@ class Counters:
         "Connections refused by the registry or by the rate limit, by kind.",
         kind=FAILURES,
     )
+    probes: Cells = _counter("probes", "Claims of a probe's server-id that succeeded.")
     expiries: Cells = _counter(
         "grace_expiries", "Server-ids whose binary did not come back within its grace."
     )
@@ -165,7 +171,7 @@ class Counters:
         Two more keys count messages: ``frames`` for those of phones, ``envelopes`` for those of
         binaries.
         """
-        refused = {outcome: 0 for outcome in OUTCOMES if outcome != "accept"}
+        refused = dict.fromkeys(REFUSALS, 0)
         for (_, outcome), count in self.upgrades.counts.items():
             if outcome in refused:
                 refused[outcome] += count
@@ -180,6 +186,7 @@ class EventCounter:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._fixed = _fixed_cells(counters)
+        self._probed = {**self._fixed, **_probed_cells(counters)}
         self._by_fields: Mapping[Event, Callable[[Mapping[str, Any]], None]] = {
             Event.REQUEST_REFUSED: self._request_refused,
             Event.RATE_LIMITED: self._rate_limited,
@@ -193,7 +200,8 @@ class EventCounter:
 
     def saw(self, event: Event, **fields: object) -> None:
         """Count an event."""
-        for cells, cell in self._fixed.get(event, ()):
+        fixed = self._probed if by_probe(event, fields) else self._fixed
+        for cells, cell in fixed.get(event, ()):
             cells.add(*cell)
         count = self._by_fields.get(event)
         if count is not None:
@@ -279,6 +287,18 @@ def _fixed_cells(
         Event.ACCEPT_FAILED: [(counters.accepts, ())],
         Event.ACME_ISSUED: [(counters.orders, ("issued",))],
         Event.ACME_FAILED: [(counters.orders, ("failed",))],
+    }
+
+
+def _probed_cells(
+    counters: Counters,
+) -> Mapping[Event, Sequence[tuple[Cells, tuple[str, ...]]]]:
+    """Return the cells of events that count in other ones if a probe caused them."""
+    return {
+        Event.SERVER_CLAIMED: [(counters.upgrades, ("server", "accept")), (counters.probes, ())],
+        Event.SERVER_ID_CONFLICT: [(counters.upgrades, ("server", "probe"))],
+        Event.PHONE_REGISTER_NO_SERVER: [(counters.upgrades, ("client", "probe"))],
+        Event.SERVER_EXPIRED: [],
     }
 
 

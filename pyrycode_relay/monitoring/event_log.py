@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from pyrycode_relay.addresses import limit_key
 from pyrycode_relay.events import Event, Level
+from pyrycode_relay.monitoring import probes
 from pyrycode_relay.token_buckets import TokenBuckets
 
 _NAMESPACE: Final = "pyrycode_relay"
@@ -76,12 +77,13 @@ class EventLog:
 
     def saw(self, event: Event, **fields: object) -> None:
         """Write a line, unless the event is below the threshold or too frequent."""
-        if event.level < self._threshold:
+        level = probes.level(event, fields)
+        if level < self._threshold:
             return
         address = limit_key(str(fields.get("remote")))
         if event.floods and not self._buckets.take((event, address)):
             return
-        self._log.emit(_TWISTED_LEVELS[event.level], "{line}", line=_Line(event.label, fields))
+        self._log.emit(_TWISTED_LEVELS[level], "{line}", line=_Line(event.label, fields))
 
 
 class _Line:

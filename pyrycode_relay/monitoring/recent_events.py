@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyrycode_relay.events import Event, Level
+from pyrycode_relay.monitoring import probes
 from pyrycode_relay.protocol.close_codes import EndCause
 
 KEPT: Final = 8
@@ -65,8 +66,8 @@ class RecentEvents:
         self._kinds: dict[Event, OrderedDict[tuple[str, str], Entry]] = {}
 
     def saw(self, event: Event, **fields: object) -> None:
-        """Keep an event, unless it is routine."""
-        if event.level < Level.INFO or event in _ROUTINE:
+        """Keep an event, unless it is routine or a probe caused it."""
+        if probes.level(event, fields) < Level.INFO or event in _ROUTINE:
             return
         if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _FAILURE:
             return

@@ -15,14 +15,14 @@ from pyrycode_relay import __version__
 from pyrycode_relay.probe.dial import Dial
 from pyrycode_relay.probe.report import ProbeError, Report, Status, percentiles, printable
 from pyrycode_relay.probe.wake import Wake, check
-from pyrycode_relay.protocol import close_codes
+from pyrycode_relay.protocol import close_codes, probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause
 
 _TOKEN = "probe"  # noqa: S105 - no secret: the relay checks only that there is a token
 
 
 def _random_server_id() -> str:
-    return f"probe-{secrets.token_hex(8)}"
+    return f"{probe_ids.PREFIX}{secrets.token_hex(8)}"
 
 
 def _binary_headers(server_id: str) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import Refusal
+from pyrycode_relay.protocol.probe_ids import is_probe
 from pyrycode_relay.registry.legs import BinaryLeg, PhoneLeg
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.slot import Phone, Slot
@@ -131,11 +132,15 @@ class Registry:
         return Claimed(slot, tuple(slot.attach(binary)), displaced=incumbent)
 
     def release(self, slot: Slot, binary: BinaryLeg) -> bool:
-        """Start the grace of a slot whose binary has gone; False if ``binary`` did not hold it."""
+        """Start the grace of a slot whose binary has gone; False if ``binary`` did not hold it.
+
+        A probe does not come back, so its slot has a grace of 0 s.
+        """
         if slot.binary is not binary:
             return False
         slot.detach()
-        self._grace[slot] = self._clock.callLater(self._limits.grace, self._expire, slot)
+        grace = 0.0 if is_probe(slot.server_id) else self._limits.grace
+        self._grace[slot] = self._clock.callLater(grace, self._expire, slot)
         return True
 
     def _expire(self, slot: Slot) -> None:

@@ -95,12 +95,22 @@ class WorkingTests(ProbeTestCase):
 
     def test_every_probe_has_ids_of_its_own(self) -> None:
         """Probes at the same time, and right after each other, do not meet."""
-        relay = self.relay()
+        relay = self.relay("--log-level=debug")
         children = [self.child(PROBE, "--quiet", relay.url) for _ in range(4)]
         self.assertEqual([child.wait() for child in children], [0] * 4)
         self.assertEqual(self.probe("--quiet", relay.url).returncode, 0)
         ids = re.findall(r"server_claimed server_id=(\S+)", relay.log())
         self.assertEqual(len(set(ids)), 5)
+
+    def test_the_log(self) -> None:
+        """A probe writes nothing to the log at info, and all of it at debug."""
+        for level, lines in (("info", 0), ("debug", 9)):
+            relay = self.relay(f"--log-level={level}")
+            self.assertEqual(self.probe("--quiet", relay.url).returncode, 0)
+            relay.stop()
+            found = [line for line in relay.log().splitlines() if "pyrycode-relay-probe-" in line]
+            self.assertEqual([line for line in found if " debug " not in line], [])
+            self.assertGreaterEqual(len(found), lines, found)
 
     def test_keeping_relay(self) -> None:
         """A relay that keeps phones on reclaim passes as well."""
@@ -406,7 +416,7 @@ class BusyTests(ProbeTestCase):
 
     def test_it_begins_to_drain(self) -> None:
         """A relay that begins to drain in the middle of a probe is busy too."""
-        relay = self.relay()
+        relay = self.relay("--log-level=debug")
         probe = self.child(PROBE, "--quiet", "--timeout=60", "--count=10000", relay.url)
         eventually("the round trips begin", lambda: "phone_registered" in relay.log())
         self.assertEqual(relay.stop(), 0)
@@ -625,7 +635,9 @@ class WakeTests(FakeRelayTestCase):
         run = self.wake(relay.url, "--quiet")
         self.assertEqual(run.returncode, Status.NOT_WOKEN)
         self.assertIn("The relay refused the push wake, because push is off", run.stderr)
-        self.assertRegex(relay.log(), r"push_wake_dropped server_id=probe-.*not configured")
+        self.assertRegex(
+            relay.log(), r"warn push_wake_dropped server_id=pyrycode-relay-probe-.*not configured"
+        )
         self.assertNotIn("wake-secret", relay.log())
 
     def test_through_fcm(self) -> None:

@@ -13,11 +13,22 @@ from urllib.request import ProxyHandler, build_opener
 
 from tests import needs
 from tests.peers.waiting import DEADLINE, eventually
-from tests.system.harness import ROOT, SystemTestCase, binary, echo, phone, round_trip, run_program
+from tests.system.harness import (
+    ROOT,
+    Relay,
+    SystemTestCase,
+    binary,
+    echo,
+    phone,
+    round_trip,
+    run_program,
+)
+from tests.system.test_probe import PROBE
 from tests.system.test_status_page import ADMIN, admin_port
 from tests.unit.test_deploy import expressions
 
 FILES = ROOT / "deploy" / "prometheus"
+RULES = "pyrycode-relay.rules.yml"
 
 ALERTS = """
 rule_files: [pyrycode-relay.rules.yml]
@@ -27,6 +38,12 @@ tests:
     input_series:
       - series: 'pyrycode_relay_connected_binaries{instance="a"}'
         values: 100x20 40x20
+      - series: 'pyrycode_relay_register_failures_total{instance="a",kind="server_in_use"}'
+        values: 0x20 0+1x40
+      - series: 'pyrycode_relay_ws_upgrade_attempts_total{endpoint="server",outcome="probe"}'
+        values: 0+35x60
+      - series: 'pyrycode_relay_ws_upgrade_attempts_total{endpoint="client",outcome="probe"}'
+        values: 0+35x60
       - series: 'pyrycode_relay_websockets{instance="a",leg="phone"}'
         values: 950x60
       - series: 'pyrycode_relay_websockets{instance="a",leg="binary"}'
@@ -68,6 +85,13 @@ tests:
       - alertname: RelayBinariesGone
         eval_time: 28m
         exp_alerts: [{exp_labels: {instance: a, severity: page}}]
+      - {alertname: RelayConflicts, eval_time: 20m, exp_alerts: []}
+      - alertname: RelayConflicts
+        eval_time: 55m
+        exp_alerts: [{exp_labels: {instance: a, kind: server_in_use, severity: warn}}]
+      - alertname: RelayProbes
+        eval_time: 30m
+        exp_alerts: [{exp_labels: {outcome: probe, severity: warn}}]
       - alertname: RelayPlacesRunOut
         eval_time: 20m
         exp_alerts: [{exp_labels: {instance: a, severity: page}}]
@@ -101,6 +125,9 @@ tests:
 """What has happened, and which alerts are there for it; they are compared without their texts."""
 
 
+OPENER = build_opener(ProxyHandler({}))
+
+
 def free_port() -> int:
     """Return a port that nobody has at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as trial:
@@ -121,7 +148,7 @@ class PrometheusTests(SystemTestCase):
         config = shipped.replace('["127.0.0.1:9090"]', f'["127.0.0.1:{admin_port(relay)}"]')
         config = config.replace("_interval: 15s", "_interval: 1s")
         self.assertNotEqual(config, shipped)
-        shutil.copy(FILES / "pyrycode-relay.rules.yml", self.directory)
+        shutil.copy(FILES / RULES, self.directory)
         (self.directory / "prometheus.yml").write_text(config, encoding="utf-8")
         self.child(
             "prometheus",
@@ -130,11 +157,9 @@ class PrometheusTests(SystemTestCase):
             f"--web.listen-address=127.0.0.1:{port}",
         )
 
-        opener = build_opener(ProxyHandler({}))
-
         def ask(path: str) -> Any:
             url = f"http://127.0.0.1:{port}/api/v1/{path}"
-            with opener.open(url, timeout=DEADLINE) as answer:
+            with OPENER.open(url, timeout=DEADLINE) as answer:
                 return json.load(answer)
 
         def query(expression: str) -> list[dict[str, Any]]:
@@ -168,14 +193,80 @@ class PrometheusTests(SystemTestCase):
 
     def test_alerts(self) -> None:
         """Alerts are there when they should be, and are not when they should not."""
-        shutil.copy(FILES / "pyrycode-relay.rules.yml", self.directory)
-        # The texts are for people, who may improve them.
-        rules = self.directory / "pyrycode-relay.rules.yml"
-        text = rules.read_text(encoding="utf-8")
-        text = re.sub(
+        self.try_rules(ALERTS)
+
+    def test_probes_raise_no_alert(self) -> None:
+        """A relay that is probed every 30 s and does nothing else is one without alerts.
+
+        What a probe leaves in each series is measured: all of it is repeated for two hours.
+        """
+        relay = self.relay(ADMIN, "--log-level=debug")
+        self.assertEqual(self.probe(relay), 0)
+        before = self.scrape(relay)
+        self.assertEqual(self.probe(relay), 0)
+        after = self.scrape(relay)
+        long = self.child(PROBE, "--quiet", "--timeout=60", "--count=10000", relay.url)
+        eventually("a long probe is under way", lambda: self.connected(relay) == (1, 1))
+        during = self.scrape(relay)
+        long.kill()
+        counted = {name: after[name] - before[name] for name in after if name in before}
+        self.assertGreater(counted["pyrycode_relay_probes_total"], 0)
+
+        def values(name: str) -> str:
+            if "_total" in name or "_bucket" in name:
+                return f"0+{counted.get(name, 0):g}x240"
+            # A scrape now and then meets a probe.
+            return " ".join(f"{during[name]:g} {after.get(name, 0):g}x{rest}" for rest in [39] * 6)
+
+        series = [
+            {"series": labelled(name, 'instance="a",job="pyrycode-relay"'), "values": values(name)}
+            for name in during
+        ]
+        alerts = re.findall("- alert: (.+)", self.rules())
+        self.assertGreater(len(alerts), 10)
+        expected = [
+            {"alertname": alert, "eval_time": f"{minute}m", "exp_alerts": []}
+            for alert in alerts
+            for minute in range(5, 121, 5)
+        ]
+        test = {"interval": "30s", "input_series": series, "alert_rule_test": expected}
+        # JSON is YAML.
+        self.try_rules(
+            json.dumps({"rule_files": [RULES], "evaluation_interval": "30s", "tests": [test]})
+        )
+
+    def connected(self, relay: Relay) -> tuple[float, float]:
+        """Return how many binaries and phones the metrics show."""
+        found = self.scrape(relay)
+        return found["pyrycode_relay_connected_binaries"], found["pyrycode_relay_connected_phones"]
+
+    def probe(self, relay: Relay) -> int:
+        """Run a probe and return its status."""
+        return self.child(PROBE, "--quiet", relay.url).wait()
+
+    def scrape(self, relay: Relay) -> dict[str, float]:
+        """Return the value of each series, by its name and labels as in the text."""
+        url = f"http://127.0.0.1:{admin_port(relay)}/metrics"
+        with OPENER.open(url, timeout=DEADLINE) as answer:
+            samples = re.findall(r"(?m)^([a-z][^ ]*) (\S+)$", answer.read().decode())
+        return {name: float(value) for name, value in samples}
+
+    def rules(self) -> str:
+        """Return the shipped rules without their texts, which are for people to improve."""
+        text = (FILES / RULES).read_text(encoding="utf-8")
+        return re.sub(
             r"^ +annotations:\n(?: +(?:summary|description): .*\n)+", "", text, flags=re.M
         )
-        rules.write_text(text, encoding="utf-8")
-        (self.directory / "tests.yml").write_text(ALERTS, encoding="utf-8")
+
+    def try_rules(self, tests: str) -> None:
+        """Have promtool try the shipped rules."""
+        (self.directory / RULES).write_text(self.rules(), encoding="utf-8")
+        (self.directory / "tests.yml").write_text(tests, encoding="utf-8")
         run = run_program("promtool", "test", "rules", "tests.yml", directory=self.directory)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+
+
+def labelled(series: str, labels: str) -> str:
+    """Return a series with more labels."""
+    name, _, others = series.partition("{")
+    return f"{name}{{{labels}" + (f",{others}" if others else "}")

@@ -17,6 +17,7 @@ from pyrycode_relay.monitoring.admin_site import ASSETS, HEADERS, MAX_WAITING
 from pyrycode_relay.monitoring.counters import OUTCOMES
 from pyrycode_relay.monitoring.exposition import Metrics
 from pyrycode_relay.monitoring.monitored import Monitored
+from pyrycode_relay.protocol import probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
@@ -204,6 +205,40 @@ class CountTests(MetricsCase):
         )
         self.assertEqual(scrape("upgrade_duration_seconds_count", leg="phone"), 3)
         self.assertEqual(scrape("upgrade_duration_seconds_count", leg="binary"), 2)
+
+    def test_probes(self) -> None:
+        """What a probe provokes is counted, and is no refusal; what others do under its id is."""
+        name = f"{probe_ids.PREFIX}1"
+        before = self.status()["totals"]["refusals"]
+        self.relay.binary(name)
+        self.relay.phone(name)
+        self.assertEqual(self.relay.binary(name).closed, EndCause.CONFLICT.close)
+        self.assertEqual(self.relay.phone(f"{name}2").closed, EndCause.NO_SERVER.close)
+        scrape = self.scrape()
+        for endpoint, outcome in (
+            *(("server", "accept"), ("server", "probe")),
+            *(("client", "accept"), ("client", "probe")),
+        ):
+            labels = {"endpoint": endpoint, "outcome": outcome}
+            self.assertEqual(scrape("ws_upgrade_attempts_total", **labels), 1, labels)
+        self.assertEqual(scrape("probes_total"), 1)
+        self.assertEqual(scrape("closes_total", leg="phone", code="4404", initiator="relay"), 1)
+        for kind in ("no_server", "server_in_use"):
+            self.assertEqual(scrape("register_failures_total", kind=kind), 0)
+        self.assertEqual(self.status()["totals"]["refusals"], before)
+        self.assertEqual(self.relay.phone(name).closed, EndCause.AT_CAP.close)
+        self.assertEqual(self.scrape()("register_failures_total", kind="phones_at_cap"), 1)
+
+    def test_probes_end_at_once(self) -> None:
+        """A probe's slot has no grace, which is no expiry to count either."""
+        name = f"{probe_ids.PREFIX}1"
+        binary, phone = self.relay.binary(name), self.relay.phone(name)
+        binary.reset()
+        self.relay.advance(0)
+        scrape = self.scrape()
+        self.assertEqual(phone.closed, EndCause.GRACE_EXPIRED.close)
+        self.assertEqual((scrape("connected_binaries"), scrape("binaries_in_grace")), (0, 0))
+        self.assertEqual(scrape("grace_expiries_total"), 0)
 
     def test_duration_of_an_upgrade(self) -> None:
         """An upgrade takes from the connection's start to its handshake's end."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pyrycode_relay.events import FIELDS, Event, Level
 from pyrycode_relay.monitoring.recent_events import KEPT, SHOWN, RecentEvents
+from pyrycode_relay.protocol import probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.push.provider import Failed, SendFault
 from tests.unit.bench import Cases, examples
@@ -55,6 +56,12 @@ class RecentEventsTests(Cases):
         self.assertEqual(self.labels(), [])
         self.events.saw(Event.PHONE_UNREGISTERED, server_id="home", close_code=1011)
         self.assertEqual(self.labels(), ["phone_unregistered"])
+
+    def test_probes(self) -> None:
+        """What a probe causes is not kept; what else happens under such an id is."""
+        for event in (Event.SERVER_ID_CONFLICT, Event.SERVER_EXPIRED, Event.SERVER_ID_TAKEOVER):
+            self.events.saw(event, server_id=f"{probe_ids.PREFIX}1", remote="192.0.2.1")
+        self.assertEqual(self.labels(), ["server_id_takeover"])
 
     def test_repeats(self) -> None:
         """One thing that happens again and again is one entry, with a number and its last time."""

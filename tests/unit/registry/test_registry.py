@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from twisted.internet.task import Clock
 
 from pyrycode_relay.limits import ITEM_COST, Limits, OnReclaim
+from pyrycode_relay.protocol import probe_ids
 from pyrycode_relay.protocol.close_codes import Close, Refusal, for_directive
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.queues import Outbox, Payload
@@ -76,6 +77,16 @@ class ClaimTests(RegistryCase):
         self.assertEqual(registry.claim("home", Binary("second")), Conflict(first))
         self.assertIs(slot.binary, first)
         self.assertEqual(registry.binaries, 1)
+
+    def test_probes_conflict_too(self) -> None:
+        """A probe's server-id gives no privilege: its holder is not displaced, nor does it."""
+        registry, first = self.registry(), Binary("first")
+        name = f"{probe_ids.PREFIX}1"
+        self.claim(registry, first, name)
+        self.assertEqual(registry.claim(name, Binary("second")), Conflict(first))
+        for _ in range(Limits().max_phones):
+            self.register(registry, name)
+        self.assertIs(registry.register(name, Leg()), Refusal.AT_CAP)
 
     def test_apart(self) -> None:
         """Server-ids have nothing to do with each other, not even those that look alike."""
@@ -191,6 +202,19 @@ class ExpiryTests(RegistryCase):
         self.assertEqual((registry.binaries, registry.in_grace, registry.phones), (0, 0, 0))
         self.assertEqual(self.memory_budget.total, 0)
         self.assertIs(registry.register("home", Leg()), Refusal.NO_SERVER)
+
+    @cases(POLICIES)
+    def test_probes_have_no_grace(self, policy: OnReclaim) -> None:
+        """A probe's slot ends at once with its binary; its phones go with it, and it is told."""
+        registry, binary = self.registry(policy), Binary()
+        name = f"{probe_ids.PREFIX}1"
+        slot = self.claim(registry, binary, name).slot
+        phone = self.register(registry, name)
+        self.assertTrue(registry.release(slot, binary))
+        self.clock.advance(0)
+        self.assertEqual(self.expired, [(slot, [phone])])
+        self.assertEqual((registry.binaries, registry.in_grace, registry.phones), (0, 0, 0))
+        self.assertIs(registry.register(name, Leg()), Refusal.NO_SERVER)
 
     def test_told_afterwards(self) -> None:
         """Whoever hears of an expiry can claim the server-id anew there and then."""
