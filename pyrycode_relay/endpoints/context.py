@@ -47,7 +47,7 @@ class RelayContext:
         self.poller = poller
         self.waker: Waker = waker or PushOff(observer)
         self.tally = Tally()
-        self.memory_budget = MemoryBudget(limits.memory_budget)
+        self.memory_budget = MemoryBudget(limits.memory_budget, clock.seconds)
         self.registry = Registry(clock, limits, self.memory_budget, self._expired)
 
     def dismiss(self, phones: Iterable[Phone], cause: EndCause) -> None:

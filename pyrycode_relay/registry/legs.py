@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pyrycode_relay.protocol.close_codes import Close, EndCause
+from pyrycode_relay.registry.drain_time import Pace
 from pyrycode_relay.registry.queues import Payload
 
 
@@ -32,6 +33,9 @@ class BinaryLeg(Leg, Protocol):
     def send(self, *parts: Payload) -> None:
         """Write one message, given in parts."""
 
+    def pace(self) -> Pace:
+        """Return what the binary has taken lately of what was written to it."""
+
     def probe(self, answered: Callable[[bool], None]) -> None:
         """Ask for a sign of life; call ``answered`` once with whether there was one in time."""
 
@@ -49,7 +53,7 @@ class PhoneLeg(Leg, Protocol):
         """Read the socket again."""
 
     def backlog_full(self) -> None:
-        """Close the connection, because memory ran out and its queue was the largest."""
+        """Close the connection, because memory ran out and its queue was the slowest."""
 
     def deliver(self, frame: Payload) -> bool:
         """Send a frame, now or after what is queued. Returns False if that closed the phone."""

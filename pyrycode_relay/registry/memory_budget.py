@@ -6,7 +6,15 @@ Source: "Flow control and liveness" in ``docs/protocol.md``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from heapq import nlargest
+from typing import Final, Protocol
+
+from pyrycode_relay.registry.drain_time import Pace, drain_time
+
+CANDIDATES: Final = 256
+"""Queues of which one is dropped: the largest of their group. To ask a queue's peer takes a system
+call, so this bounds the time for which the relay stands still when memory runs out. All other
+queues are smaller than a 256th of the budget."""
 
 
 class Queue(Protocol):
@@ -16,6 +24,9 @@ class Queue(Protocol):
     """Bytes that the queue counts for."""
     on_shed: Callable[[], None] | None
     """Called to drop the queue; has to lower its cost. None if the queue is never dropped."""
+
+    def pace(self) -> Pace:
+        """Return what the peer has taken of the queue lately."""
 
     def clear(self) -> None:
         """Drop everything in the queue."""
@@ -29,28 +40,44 @@ class QueueGroup:
     def __init__(self, memory_budget: MemoryBudget) -> None:
         self.memory_budget = memory_budget
         self.total = 0
-        self.queues: set[Queue] = set()
+        self.queues: dict[Queue, float] = {}
+        """The queues that can be dropped, and when each began."""
 
     def settle(self, queue: Queue, change: int) -> None:
         """Add ``change`` bytes, by which the cost of ``queue`` has changed."""
         self.total += change
-        if queue.cost and queue.on_shed is not None:
-            self.queues.add(queue)
-        else:
-            self.queues.discard(queue)
+        if not queue.cost or queue.on_shed is None:
+            self.queues.pop(queue, None)
+        elif queue not in self.queues:
+            self.queues[queue] = self.memory_budget.seconds()
         self.memory_budget.settle(change)
+
+    def slowest(self) -> Queue:
+        """Return the queue that would take longest to drain; of equal ones the largest.
+
+        Only the largest `CANDIDATES` queues are compared. Raises `ValueError` if there is none.
+        """
+        now = self.memory_budget.seconds()
+
+        def judge(queue: Queue) -> tuple[float, int]:
+            return drain_time(queue.cost, queue.pace(), now - self.queues[queue]), queue.cost
+
+        return max(nlargest(CANDIDATES, self.queues, key=lambda queue: queue.cost), key=judge)
 
 
 class MemoryBudget:
-    """The sum of all queues, at most ``budget`` bytes.
+    """The sum of all queues, at most ``budget`` bytes. ``seconds`` returns the time.
 
-    When the sum exceeds the budget, the largest queue of the larger group is dropped, even if
-    another queue grew last. So phones' backlogs never close a binary, and binaries' backlogs
-    never close a phone. A queue without ``on_shed`` counts but is never dropped.
+    When the sum exceeds the budget, a queue of the larger group is dropped: the one that would
+    take longest to drain, even if another queue grew last. So phones' backlogs never close a
+    binary, and binaries' backlogs never close a phone. A peer that reads keeps its queue, however
+    large, while peers that read less fill memory. A queue without ``on_shed`` counts but is never
+    dropped.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, seconds: Callable[[], float]) -> None:
         self.budget = budget
+        self.seconds = seconds
         self.phones = QueueGroup(self)
         """Queues of data for phones, and of phones' frames that wait for their binary."""
         self.binaries = QueueGroup(self)
@@ -70,12 +97,11 @@ class MemoryBudget:
             groups = [each for each in (self.phones, self.binaries) if each.queues]
             if not groups:
                 break
-            group = max(groups, key=lambda each: each.total)
-            largest = max(group.queues, key=lambda each: each.cost)
-            before = largest.cost
+            victim = max(groups, key=lambda each: each.total).slowest()
+            before = victim.cost
             self.shed += 1
-            if largest.on_shed is not None:
-                largest.on_shed()
-            if largest.cost >= before:
+            if victim.on_shed is not None:
+                victim.on_shed()
+            if victim.cost >= before:
                 # The budget holds even if on_shed dropped nothing.
-                largest.clear()
+                victim.clear()

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from pyrycode_relay.limits import ITEM_COST
 from pyrycode_relay.protocol.close_codes import Close
+from pyrycode_relay.registry.drain_time import Pace
 from pyrycode_relay.registry.memory_budget import QueueGroup
 
 Payload: TypeAlias = bytes | memoryview
@@ -31,17 +32,25 @@ class _Queue:
     """Items with a cost that counts in a group.
 
     Args: ``budget`` is the limit in bytes of this queue, which its owner enforces. ``on_shed``
-    is called when the memory budget drops the queue.
+    is called when the memory budget drops the queue. ``pace`` returns what the queue's peer has
+    taken lately.
     """
 
-    __slots__ = ("__weakref__", "_items", "budget", "cost", "group", "on_shed")
+    __slots__ = ("__weakref__", "_items", "budget", "cost", "group", "on_shed", "pace")
 
     _items: deque[Any]
 
-    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        budget: int,
+        group: QueueGroup,
+        on_shed: Callable[[], None] | None,
+        pace: Callable[[], Pace] = Pace,
+    ) -> None:
         self.budget = budget
         self.group = group
         self.on_shed = on_shed
+        self.pace = pace
         self.cost = 0
         self._items = _NOTHING
 
@@ -73,6 +82,7 @@ class _Queue:
         """
         self.clear()
         self.on_shed = None
+        self.pace = Pace
 
 
 class Outbox(_Queue):
@@ -85,8 +95,14 @@ class Outbox(_Queue):
 
     _items: deque[bytes | Close]
 
-    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(budget, group, on_shed)
+    def __init__(
+        self,
+        budget: int,
+        group: QueueGroup,
+        on_shed: Callable[[], None] | None,
+        pace: Callable[[], Pace] = Pace,
+    ) -> None:
+        super().__init__(budget, group, on_shed, pace)
         self._writing = 0
 
     def __bool__(self) -> bool:
@@ -161,8 +177,14 @@ class PendingFrames(_Queue):
 
     _items: deque[bytes]
 
-    def __init__(self, budget: int, group: QueueGroup, on_shed: Callable[[], None] | None) -> None:
-        super().__init__(budget, group, on_shed)
+    def __init__(
+        self,
+        budget: int,
+        group: QueueGroup,
+        on_shed: Callable[[], None] | None,
+        pace: Callable[[], Pace] = Pace,
+    ) -> None:
+        super().__init__(budget, group, on_shed, pace)
         self.close_notice: bytes | None = None
         """The close notice of a phone that has gone; it comes after the frames."""
         self.overhead = 0

@@ -13,11 +13,12 @@ from typing import Final
 
 from pyrycode_relay.limits import Limits, OnReclaim
 from pyrycode_relay.protocol.envelope import SUFFIX, close_notice, data_prefix
+from pyrycode_relay.registry.drain_time import Pace
 from pyrycode_relay.registry.legs import BinaryLeg, PhoneLeg
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.queues import PendingFrames
 
-_DEPARTED_COST: Final = 512
+_DEPARTED_COST: Final = 576
 """Bytes that a departed phone takes while its frames or its close notice wait, without its ids."""
 
 
@@ -33,7 +34,7 @@ class Phone:
         self.conn_id = conn_id
         self.leg = leg
         """The phone's connection; deleted if the phone has gone while its frames or notice wait."""
-        self.pending = PendingFrames(budget, memory_budget.phones, self.shed)
+        self.pending = PendingFrames(budget, memory_budget.phones, self.shed, slot.pace)
         self.prefix = data_prefix(conn_id)
         self.close_requested = False
         """Whether the binary's directive closes this phone."""
@@ -50,7 +51,7 @@ class Phone:
             slot.hold(self, frame)
 
     def shed(self) -> None:
-        """Drop this phone's waiting frames, because its queue is the largest of all."""
+        """Drop this phone's waiting frames, because they would take longest to drain."""
         self.slot.shed(self)
 
 
@@ -90,8 +91,18 @@ class Slot:
         self.phones[conn_id] = phone
         return phone
 
+    def pace(self) -> Pace:
+        """Return what the binary has lately taken of the frames of one waiting phone.
+
+        Waiting phones take turns. An absent binary takes nothing.
+        """
+        if self.binary is None:
+            return Pace()
+        taken, seconds = self.binary.pace()
+        return Pace(taken // max(1, len(self.waiting)), seconds)
+
     def shed(self, phone: Phone) -> None:
-        """Drop a phone's waiting frames, because its queue is the largest of all."""
+        """Drop a phone's waiting frames, because they would take longest to drain."""
         if phone.gone:
             self._shed_departed(phone)
         else:

@@ -57,6 +57,7 @@ class RelayProtocol(SendingProtocol):
     __slots__ = (
         "_answered",
         "_heartbeat_interval",
+        "_intake",
         "_message",
         "_owed_pong",
         "_ping_sent",

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import EndCause
+from pyrycode_relay.registry.drain_time import Intake, Pace
 from pyrycode_relay.websocket.autobahn import AutobahnAdapter
 from pyrycode_relay.websocket.factory import RelayFactory
 from pyrycode_relay.websocket.stage import Stage
@@ -34,7 +35,11 @@ _ROUNDING: Final = 0.001
 rest would fire in the same instant again."""
 
 _STALL_CHECKS: Final = 4
-"""Samples within the write-stall time of a peer that something waits for."""
+"""Samples within the write-stall time of a peer that something waits for, at least."""
+
+_SAMPLE_INTERVAL: Final = 2.5
+"""Seconds between two of these samples, at most. What a peer has taken lately is what it has
+taken since the last sample but one."""
 
 
 class Timer(enum.StrEnum):
@@ -85,6 +90,8 @@ class WatchedProtocol(AutobahnAdapter):
         None while no timer needs this sign of life."""
         self._progress = 0.0
         """When a sample last showed that the peer had read some of its backlog."""
+        self._intake: Intake | None = None
+        """What the peer has acknowledged lately; None while no backlog is watched."""
         self._reading = True
 
     # Hooks for the subclass
@@ -198,6 +205,8 @@ class WatchedProtocol(AutobahnAdapter):
         """
         unacked = unacked_bytes(self.transport)
         took_some = self._unacked is not None and unacked < self._unacked
+        if self._intake is not None and self._unacked is not None:
+            self._intake.add(self._unacked - unacked)
         if took_some:
             self._progress = self.factory.clock.seconds()
             if unacked:
@@ -215,6 +224,7 @@ class WatchedProtocol(AutobahnAdapter):
         if Timer.STALL not in self._timers:
             self._sample_progress()
             self._progress = self.factory.clock.seconds()
+            self._intake = Intake(self._progress)
             self._rearm_stall()
 
     def _watch_stall_soon(self) -> None:
@@ -228,19 +238,40 @@ class WatchedProtocol(AutobahnAdapter):
 
     def _rearm_stall(self) -> None:
         """Plan the next sample; one timer serves everything that is written in the meantime."""
-        self._later(Timer.STALL, self._limits.write_stall / _STALL_CHECKS, self._check_stall)
+        interval = min(self._limits.write_stall / _STALL_CHECKS, _SAMPLE_INTERVAL)
+        self._later(Timer.STALL, interval, self._check_stall)
 
     def _check_stall(self) -> None:
         """Close a peer that has read nothing of its backlog for the write-stall time."""
         self._sample_progress()
         if not unsent_bytes(self.transport):
+            self._intake = None
             self._stop_sampling()
             return
-        idle = self.factory.clock.seconds() - self._progress
+        now = self.factory.clock.seconds()
+        if self._intake is not None:
+            self._intake.next_period(now)
+        idle = now - self._progress
         if idle < self._limits.write_stall - _ROUNDING:
             self._rearm_stall()
         else:
             self.close(self.stalled_cause, flush=False)
+
+    # What the peer takes
+
+    def pace(self) -> Pace:
+        """Return what the peer has acknowledged lately. It is sampled now, without other effect."""
+        if self._intake is None:
+            return Pace()
+        return self._intake.pace(self.factory.seconds(), self._acked_since_sample())
+
+    def _restart_intake(self) -> None:
+        """Forget what the peer acknowledged before: a queue begins."""
+        if self._intake is not None:
+            self._intake.restart(self.factory.seconds(), self._acked_since_sample())
+
+    def _acked_since_sample(self) -> int:
+        return 0 if self._unacked is None else self._unacked - unacked_bytes(self.transport)
 
     # Heartbeat and probe
 

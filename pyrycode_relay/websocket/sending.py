@@ -143,7 +143,10 @@ class SendingProtocol(WatchedProtocol):
         if left:
             self._watch_stall()
         if payload and not self.writable:
-            self._own_outbox().writing(payload)
+            outbox = self._own_outbox()
+            if not outbox.cost:
+                self._restart_intake()
+            outbox.writing(payload)
 
     def _write_plain(self, data: bytes) -> bool:
         """Write to the socket of a plain transport; return whether some of it has to wait.
@@ -209,7 +212,7 @@ class SendingProtocol(WatchedProtocol):
         """Return the connection's outbox; it is made when something first goes into it."""
         if self.outbox is self.factory.no_outbox:
             budget, group = self._limits.outbox_bytes, self.factory.group
-            self.outbox = Outbox(budget, group, self.backlog_full)
+            self.outbox = Outbox(budget, group, self.backlog_full, self.pace)
         return self.outbox
 
     def close_when_drained(self, cause: EndCause) -> None:

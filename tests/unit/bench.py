@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import Close, EndCause
+from pyrycode_relay.registry.drain_time import Pace
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.queues import Payload
 from pyrycode_relay.registry.slot import Phone
@@ -104,6 +106,9 @@ class Binary:
             self.room -= 1
         self.inbox.append(b"".join(parts))
 
+    def pace(self) -> Pace:
+        return Pace()
+
     def close(self, cause: EndCause, *, flush: bool = True) -> None:
         raise AssertionError("the registry closes nobody")
 
@@ -155,4 +160,9 @@ def notice(phone: Phone, code: int) -> bytes:
 
 def endless() -> MemoryBudget:
     """Return a memory budget that drops nothing."""
-    return MemoryBudget(Limits().memory_budget)
+    return bounded(Limits().memory_budget)
+
+
+def bounded(budget: int) -> MemoryBudget:
+    """Return a memory budget of so many bytes, for which no time passes."""
+    return MemoryBudget(budget, Clock().seconds)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pyrycode_relay.limits import ITEM_COST
 from pyrycode_relay.protocol.close_codes import Close
-from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.queues import _NOTHING, NoOutbox, Outbox, PendingFrames
-from tests.unit.bench import Cases, cases, endless
+from tests.unit.bench import Cases, bounded, cases, endless
 
 BYE = Close(4401, "")
 
@@ -132,7 +131,7 @@ class EmptyTests(Cases):
 
     def test_dropped(self) -> None:
         """A hold whose frames are dropped, and one that is shed as it is filled, keep none."""
-        memory_budget = MemoryBudget(1000)
+        memory_budget = bounded(1000)
         hold = PendingFrames(10_000, memory_budget.phones, None)
         hold.on_shed = hold.drop_frames
         for _ in range(2):
@@ -149,7 +148,7 @@ class EmptyTests(Cases):
 
     def test_of_nobody(self) -> None:
         """The outbox that stands for many is an empty one whatever is done, and takes nothing."""
-        memory_budget = MemoryBudget(1000)
+        memory_budget = bounded(1000)
         box = NoOutbox(100, memory_budget.phones, None)
         self.assertRaises(TypeError, box.push, b"1")
         self.assertRaises(TypeError, box.push, Close(4000, ""))

@@ -488,7 +488,7 @@ class History(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = Clock()
-        self.memory_budget = MemoryBudget(self.bytes_for_all)
+        self.memory_budget = MemoryBudget(self.bytes_for_all, self.clock.seconds)
         limits = Limits(on_reclaim=self.policy, hold_bytes=HOLD, max_phones=MAX_PHONES)
         numbers = itertools.count()
         self.registry = Registry(

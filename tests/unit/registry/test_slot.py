@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyrycode_relay.limits import ITEM_COST, Limits, OnReclaim
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.slot import Phone, Slot
-from tests.unit.bench import Binary, Cases, Leg, cases, data, endless, notice
+from tests.unit.bench import Binary, Cases, Leg, bounded, cases, data, endless, notice
 
 EVICT, KEEP = OnReclaim.EVICT, OnReclaim.KEEP
 POLICIES = {"evict": (EVICT,), "keep": (KEEP,)}
@@ -430,7 +430,7 @@ class SheddingTests(SlotCase):
         Its frames are dropped; the binary hears that it has gone.
         """
         slot, binary = (
-            self.slot(memory_budget=MemoryBudget(1000), hold_bytes=10_000),
+            self.slot(memory_budget=bounded(1000), hold_bytes=10_000),
             Binary(room=0),
         )
         slot.attach(binary)
@@ -447,7 +447,7 @@ class SheddingTests(SlotCase):
     def test_oneself(self) -> None:
         """The phone whose frame was too much may be the one that goes."""
         slot, binary = (
-            self.slot(memory_budget=MemoryBudget(1000), hold_bytes=10_000),
+            self.slot(memory_budget=bounded(1000), hold_bytes=10_000),
             Binary(room=0),
         )
         slot.attach(binary)
@@ -466,7 +466,7 @@ class SheddingTests(SlotCase):
         The frames, that is: the binary has to hear that the phone is gone.
         """
         slot, binary = (
-            self.slot(policy, memory_budget=MemoryBudget(3300), hold_bytes=10_000),
+            self.slot(policy, memory_budget=bounded(3300), hold_bytes=10_000),
             Binary(room=0),
         )
         slot.attach(binary)
@@ -492,7 +492,7 @@ class SheddingTests(SlotCase):
     def test_small_queues(self, policy: OnReclaim) -> None:
         """Shedding works where a notice is larger than what it stands for, over and over."""
         for budget in (100, 130, 200, 260, 400, 700, 900, 1500, 1700, 2500):
-            slot, binary = self.slot(policy, memory_budget=MemoryBudget(budget)), Binary()
+            slot, binary = self.slot(policy, memory_budget=bounded(budget)), Binary()
             slot.attach(binary)
             for _ in range(10):
                 binary.room = 0

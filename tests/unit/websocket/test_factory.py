@@ -29,7 +29,7 @@ def factory() -> RelayFactory[RelayProtocol]:
     environment = Environment(
         clock=clock,
         limits=Limits(),
-        group=MemoryBudget(1).phones,
+        group=MemoryBudget(1, clock.seconds).phones,
         max_message_bytes=1000,
         random=Random(1),
         poller=Poller(MemoryReactorClock()),
