@@ -31,7 +31,7 @@ class Limits:
     on_reclaim: OnReclaim = OnReclaim.EVICT
     max_phones: int = 16
     max_message_bytes: int = 262_144
-    outbox_bytes: int = 4_194_304
+    outbox_bytes: int = 67_108_864
     hold_bytes: int = 1_048_576
     memory_budget: int = 268_435_456
     write_stall: float = 30.0

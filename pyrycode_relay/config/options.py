@@ -301,9 +301,10 @@ OPTIONS: Final = (
     _limit(
         "outbox-bytes",
         BYTES,
-        "Maximum bytes queued for one phone: enough for a burst of hundreds of frames. Each frame "
-        f"counts as its length + {ITEM_COST}. A phone with more is closed with 1011.",
-        example="1M",
+        "Maximum bytes queued for one phone: enough for the largest attachments, which daemons "
+        f"send in one burst of 31 MB. Each frame counts as its length + {ITEM_COST}. A phone with "
+        "more is closed with 1011.",
+        example="128M",
     ),
     _limit(
         "hold-bytes",
@@ -315,8 +316,9 @@ OPTIONS: Final = (
     _limit(
         "memory-budget",
         BYTES,
-        "Maximum bytes in all queues together. Beyond it the relay closes the connection with the "
-        "largest queue with 1011: a phone, or a binary if the binaries' queues hold more.",
+        "Maximum bytes in all queues together. Beyond it the relay closes with 1011 the connection "
+        "whose queue would take longest to drain, at the rate at which its peer has taken bytes "
+        "lately: a phone, or a binary if the binaries' queues hold more.",
         example="512M",
     ),
     _limit(

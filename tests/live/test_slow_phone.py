@@ -102,7 +102,7 @@ class SlowPhoneOverTcp(RelayCase):
     async def test_stopped_reader_costs_only_itself(self) -> None:
         """A phone that stops reading while 100 MiB come for it is closed 1011, memory stays
         bounded, and neither its sibling nor its binary notices more than a close notice."""
-        relay = self.relay()
+        relay = self.relay(outbox_bytes=4 * MIB)
         limits = relay.service.settings.limits
         binary = await self.binary(relay)
         stopped = await self.phone(relay, receive_buffer=16_384)

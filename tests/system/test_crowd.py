@@ -96,7 +96,7 @@ class SlowPhoneTests(SystemTestCase):
 
     def test_a_hundred_megabytes_for_a_phone_that_does_not_read(self) -> None:
         """It is closed 1011, the relay stays small, and a sibling's round trips go on."""
-        relay = self.relay("--close-timeout=30")
+        relay = self.relay("--close-timeout=30", "--outbox-bytes=4M")
         before = relay.rss()
         over = asyncio.Event()
         trips: list[int] = []

@@ -14,7 +14,7 @@ CONTRACT = {
     "on_reclaim": OnReclaim.EVICT,
     "max_phones": 16,
     "max_message_bytes": 262_144,
-    "outbox_bytes": 4 * 2**20,
+    "outbox_bytes": 64 * 2**20,
     "hold_bytes": 2**20,
     "memory_budget": 256 * 2**20,
     "write_stall": 30,
