@@ -24,7 +24,7 @@ from pyrycode_relay.endpoints.context import RelayContext
 from pyrycode_relay.endpoints.phone import PhoneFactory
 from pyrycode_relay.event_bus import EventBus
 from pyrycode_relay.events import Event, Observer
-from pyrycode_relay.http.admission import Admission, Leg
+from pyrycode_relay.http.admission import Admission, Leg, Usage
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
@@ -98,7 +98,9 @@ class RelayService(Service):
         self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
         self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
         self.admission = Admission(
-            limits, capacity or Capacity.within(_OPEN_FILES, limits), self._clock.seconds
+            limits,
+            capacity or Capacity.within(_OPEN_FILES, limits),
+            Usage(limits, self._clock.seconds),
         )
         server = Endpoint(Leg.BINARY, binaries)
         backend = Backend(

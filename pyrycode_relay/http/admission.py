@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,46 +72,87 @@ class Denial:
     enforcement: Enforcement
 
 
+class Usage:
+    """How much of the limits is in use: by this process, which has no other workers beside it.
+
+    A key is a `limit_key`. ``seconds`` is the clock.
+    """
+
+    def __init__(self, limits: Limits, seconds: Callable[[], float]) -> None:
+        self.open = dict.fromkeys(Leg, 0)
+        """Connections of each kind in this process."""
+        self.of_address: dict[str, int] = {}
+        """Connections of each key in this process."""
+        self._rate: TokenBuckets | None = None
+        if limits.upgrade_rate:
+            per_second = limits.upgrade_rate / 60
+            self._rate = TokenBuckets(per_second, limits.upgrade_burst, seconds, RATED_ADDRESSES)
+
+    def take(self, key: str) -> float:
+        """Take a token of a key. Returns 0, or the seconds until there is one."""
+        if self._rate is None or self._rate.take(key):
+            return 0
+        return self._rate.wait(key)
+
+    def connections(self, key: str) -> int:
+        """Return the number of connections of a key."""
+        return self.of_address.get(key, 0)
+
+    def totals(self) -> tuple[int, int]:
+        """Return the number of binaries' and of phones' connections."""
+        return self.open[Leg.BINARY], self.open[Leg.PHONE]
+
+    def enter(self, leg: Leg, key: str) -> None:
+        """Count a connection in this process."""
+        self.open[leg] += 1
+        self.of_address[key] = self.of_address.get(key, 0) + 1
+
+    def leave(self, leg: Leg, key: str) -> None:
+        """Stop counting a connection."""
+        self.open[leg] -= 1
+        others = self.of_address.pop(key) - 1
+        if others:
+            self.of_address[key] = others
+
+
 class Place:
     """One connection, counted; `leave` must be called exactly once."""
 
-    __slots__ = ("_admission", "_key", "_leg")
+    __slots__ = ("_key", "_leg", "_usage")
 
-    def __init__(self, admission: Admission, leg: Leg, key: str) -> None:
-        self._admission = admission
+    def __init__(self, usage: Usage, leg: Leg, key: str) -> None:
+        self._usage = usage
         self._leg = leg
         self._key = key
 
     def leave(self) -> None:
         """Free the place for another connection."""
-        self._admission._left(self._leg, self._key)
+        self._usage.leave(self._leg, self._key)
 
 
 class Admission:
     """Counts upgrades and connections, and denies those that exceed a limit.
 
-    ``seconds`` is the clock. Addresses with the same `limit_key` count as one. Only the total
-    applies to peers on a UNIX socket: they have no address, and the socket's permissions decide
-    who may connect.
+    Addresses with the same `limit_key` count as one. Only the total applies to peers on a UNIX
+    socket: they have no address, and the socket's permissions decide who may connect.
     """
 
-    def __init__(self, limits: Limits, capacity: Capacity, seconds: Callable[[], float]) -> None:
+    def __init__(self, limits: Limits, capacity: Capacity, usage: Usage) -> None:
         self.capacity = capacity
+        self.usage = usage
         self.denied = dict.fromkeys(Bound, 0)
         """Upgrades that exceeded each limit, dry runs included."""
-        self.open = dict.fromkeys(Leg, 0)
-        """Connections of each kind."""
         self._limits = limits
-        self._rate: TokenBuckets | None = None
-        if limits.upgrade_rate:
-            per_second = limits.upgrade_rate / 60
-            self._rate = TokenBuckets(per_second, limits.upgrade_burst, seconds, RATED_ADDRESSES)
-        self._of_address: dict[str, int] = {}
+
+    @property
+    def open(self) -> Mapping[Leg, int]:
+        """Connections of each kind in this process."""
+        return self.usage.open
 
     @property
     def total(self) -> int:
-        """Connections of both kinds."""
-        return sum(self.open.values())
+        """Connections of both kinds, in all workers."""
+        return sum(self.usage.totals())
 
     def ask(self, leg: Leg, address: str) -> Denial | None:
         """Count an attempt to upgrade; return the limit that it exceeds, if any."""
@@ -127,28 +168,22 @@ class Admission:
     def _exceeded(self, leg: Leg, address: str) -> tuple[Bound, int] | None:
         if address != UNIX:
             key = limit_key(address)
-            if self._rate is not None and not self._rate.take(key):
-                return Bound.RATE, max(1, math.ceil(self._rate.wait(key)))
+            wait = self.usage.take(key)
+            if wait:
+                return Bound.RATE, max(1, math.ceil(wait))
             most = self._limits.max_connections_per_address
-            if most and self._of_address.get(key, 0) >= most:
+            if most and self.usage.connections(key) >= most:
                 return Bound.ADDRESS, RETRY_AFTER
-        free = self.capacity.connections - self.total
+        binaries, phones = self.usage.totals()
+        free = self.capacity.connections - binaries - phones
         if free <= 0:
             return Bound.TOTAL, RETRY_AFTER
-        reserved = max(0, self.capacity.reserved - self.open[Leg.BINARY])
-        if leg is Leg.PHONE and free <= reserved:
+        if leg is Leg.PHONE and free <= max(0, self.capacity.reserved - binaries):
             return Bound.RESERVE, RETRY_AFTER
         return None
 
     def enter(self, leg: Leg, address: str) -> Place:
-        """Count a connection until its place is left."""
+        """Count a connection in this process until its place is left."""
         key = limit_key(address)
-        self.open[leg] += 1
-        self._of_address[key] = self._of_address.get(key, 0) + 1
-        return Place(self, leg, key)
-
-    def _left(self, leg: Leg, key: str) -> None:
-        self.open[leg] -= 1
-        others = self._of_address.pop(key) - 1
-        if others:
-            self._of_address[key] = others
+        self.usage.enter(leg, key)
+        return Place(self.usage, leg, key)

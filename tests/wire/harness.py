@@ -623,7 +623,9 @@ class WireTest(SynchronousTestCase):
         self.assertEqual(self.relay.queued, 0, "bytes are left on the books after the drain")
         self.assertEqual(self.relay.counts, (0, 0, 0))
         admission = self.relay.service.admission
-        self.assertEqual((admission.total, admission._of_address), (0, {}), "places are not left")
+        self.assertEqual(
+            (admission.total, admission.usage.of_address), (0, {}), "places are not left"
+        )
         self.assertEqual([*self.relay.service.site.channels], [])
 
     def log_text(self) -> str:

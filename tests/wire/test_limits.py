@@ -170,7 +170,7 @@ class NumberTest(LimitTest):
         refused = self.ask(b"/v1/client", headers=[(b"X-Pyrycode-Server", b"a" * 300)])
         self.assertEqual((refused.answer.status, admission.total), (400, 1))
         self.relay.client("/v1/client", [(b"X-Pyrycode-Server", b"x")])
-        self.assertEqual((admission.total, admission._of_address), (1, {HERE: 1}))
+        self.assertEqual((admission.total, admission.usage.of_address), (1, {HERE: 1}))
 
     def test_order(self) -> None:
         """The numbers are checked before the header gate."""

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
 from pyrycode_relay.events import Event
-from pyrycode_relay.http.admission import Admission
+from pyrycode_relay.http.admission import Admission, Usage
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.relay_site import Readiness
 from pyrycode_relay.limits import Limits
@@ -569,7 +569,9 @@ class CertificateTests(MetricsCase):
             registry=service.context.registry,
             memory_budget=service.context.memory_budget,
             tally=service.context.tally,
-            admission=Admission(Limits(), Capacity(9, 9, 9, 0, 9), Clock().seconds),
+            admission=Admission(
+                Limits(), Capacity(9, 9, 9, 0, 9), Usage(Limits(), Clock().seconds)
+            ),
             certificates=Certificates(),  # type: ignore[arg-type]
             state=lambda: "ready",
             crowded_out=lambda: 0,

@@ -17,6 +17,7 @@ from pyrycode_relay.http.admission import (
     Enforcement,
     Leg,
     Place,
+    Usage,
 )
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.limits import Limits
@@ -38,7 +39,7 @@ class AdmissionTests(Cases):
         """Return an admission without limits but the given ones."""
         lifted = {"upgrade_rate": 0, "max_connections_per_address": 0}
         chosen = Limits(**(lifted | limits))  # type: ignore[arg-type]
-        return Admission(chosen, capacity or room(), self.clock.seconds)
+        return Admission(chosen, capacity or room(), Usage(chosen, self.clock.seconds))
 
     def bound(self, admission: Admission, address: str, leg: Leg = Leg.PHONE) -> Bound | None:
         """Return the limit that an attempt exceeds; otherwise let it enter."""
@@ -187,9 +188,8 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.admission = Admission(
-            Limits(upgrade_rate=0, max_connections_per_address=3), room(8, 3), lambda: 0.0
-        )
+        limits = Limits(upgrade_rate=0, max_connections_per_address=3)
+        self.admission = Admission(limits, room(8, 3), Usage(limits, lambda: 0.0))
         self.there: list[tuple[Leg, str, Place]] = []
 
     @rule(
@@ -221,7 +221,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """The counts are right, and no address without connections is remembered."""
         assert self.admission.total == len(self.there) <= 8
         keys = {limit_key(address) for _, address, _ in self.there}
-        assert set(self.admission._of_address) == keys
+        assert set(self.admission.usage.of_address) == keys
 
 
 class AnyOrderTests(AdmissionMachine.TestCase):  # type: ignore[misc,valid-type]
