@@ -26,6 +26,8 @@ FIELDS: Final = frozenset(
         "size",
         "limit",
         "listen",
+        "url",
+        "authority",
         "mode",
         "capacity",
         "binaries",
@@ -60,9 +62,12 @@ class Event(enum.Enum):
     """
 
     STARTING = ("starting", Level.INFO, False)
+    LISTENING = ("listening", Level.INFO, False)
+    ACME_LISTENING = ("acme_listening", Level.INFO, False)
+    ADMIN_LISTENING = ("admin_listening", Level.INFO, False)
+    READY = ("ready", Level.INFO, False)
     DRAINING = ("draining", Level.INFO, False)
     DRAINED = ("drained", Level.INFO, False)
-    ADMIN_LISTENING = ("admin_listening", Level.INFO, False)
     NVX_MISSING = ("nvx_missing", Level.WARN, False)
     TLS_RELOADED = ("tls_reloaded", Level.INFO, False)
     TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,12 +24,26 @@ Listen = Callable[[str, IProtocolFactory], IListeningPort]
 """Begins to listen on an address, as the settings have it; raises an exception if it cannot."""
 
 
+class Purpose(enum.Enum):
+    """What a listener serves: a name, and the scheme of its URLs."""
+
+    PLAIN = ("WebSockets without encryption", "ws")
+    TLS = ("WebSockets over TLS", "wss")
+    CHALLENGES = ("an ACME CA's challenges", "http")
+    ADMIN = ("the status page and the metrics", "http")
+
+    def __init__(self, text: str, scheme: str) -> None:
+        self.text = text
+        self.scheme = scheme
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """An address to listen on, and the factory that serves its connections."""
 
     address: str
     factory: IProtocolFactory
+    purpose: Purpose = Purpose.PLAIN
     fix: str = ""
     """The fix that ends the error sentence if listening fails; may be empty."""
 
@@ -52,6 +67,7 @@ class Listeners:
     def __init__(self, listen: Listen) -> None:
         self.ports: list[IListeningPort] = []
         """The open ones, in the order of `open`."""
+        self._purposes: list[Purpose] = []
         self._listen = listen
 
     def open(self, listeners: Iterable[Listener]) -> None:
@@ -62,6 +78,7 @@ class Listeners:
         for each in listeners:
             try:
                 self.ports.append(self._listen(each.address, each.factory))
+                self._purposes.append(each.purpose)
             except Exception as error:
                 self.close()
                 raise StartupError(
@@ -71,11 +88,16 @@ class Listeners:
     @property
     def addresses(self) -> list[str]:
         """Where the open ones listen: host and port, or a path."""
-        return [*map(_address, self.ports)]
+        return [address_of(port.getHost()) for port in self.ports]
+
+    @property
+    def hosts(self) -> list[tuple[Purpose, Any]]:
+        """The purpose of each open one, and where it listens, as Twisted reports it."""
+        return [(p, port.getHost()) for p, port in zip(self._purposes, self.ports, strict=True)]
 
     def close(self) -> None:
         """Close all at once, even before the reactor runs, which `stop` needs."""
-        ports, self.ports = self.ports, []
+        ports = self._forget()
         for port in ports:
             cast(Any, port).connectionLost(Failure(CONNECTION_DONE))
 
@@ -85,11 +107,16 @@ class Listeners:
         A listener that fails to close, for example because the file of its UNIX socket is gone,
         is logged and does not keep the others open.
         """
-        ports, self.ports = self.ports, []
+        ports = self._forget()
         closed = [
             maybeDeferred(port.stopListening).addErrback(_log_close_failure) for port in ports
         ]
         return gatherResults(closed).addCallback(lambda _: None)
+
+    def _forget(self) -> list[IListeningPort]:
+        """Return the open ones, of which none is left here."""
+        ports, self.ports, self._purposes = self.ports, [], []
+        return ports
 
 
 def _log_close_failure(failure: Failure) -> None:
@@ -102,8 +129,11 @@ def _cause(error: BaseException) -> str:
     return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
 
 
-def _address(port: IListeningPort) -> str:
-    host: Any = port.getHost()
+def address_of(host: Any) -> str:
+    """Return where a listener listens: host and port, or a path.
+
+    ``host`` is the address that Twisted reports.
+    """
     if hasattr(host, "port"):
         return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
     name = getattr(host, "name", host)

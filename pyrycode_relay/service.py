@@ -14,7 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
-from pyrycode_relay import __version__
+from pyrycode_relay import __version__, start_report
 from pyrycode_relay.acme.cache import CertCache
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.config.settings import Settings
@@ -29,7 +29,7 @@ from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
 from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySite
-from pyrycode_relay.listeners import Listener, Listeners, listen
+from pyrycode_relay.listeners import Listener, Listeners, Purpose, listen
 from pyrycode_relay.monitoring.admin_site import AdminSite
 from pyrycode_relay.monitoring.monitored import Monitored, Push
 from pyrycode_relay.monitoring.status import Status
@@ -246,7 +246,9 @@ class RelayService(Service):
         if self.admin is not None:
             fix = "; give --admin-listen another address, or an empty one"
             try:
-                self._admin_listeners.open([Listener(self.settings.admin_listen, self.admin, fix)])
+                self._admin_listeners.open(
+                    [Listener(self.settings.admin_listen, self.admin, Purpose.ADMIN, fix)]
+                )
             except StartupError:
                 self.listeners.close()
                 raise
@@ -260,9 +262,13 @@ class RelayService(Service):
         if self.certificates is not None:
             secure = TLSFactory(self.certificates, self.site, self.events, self._clock)
             listeners += [
-                Listener(address, self._proxied(secure)) for address in settings.tls_listen
+                Listener(address, self._proxied(secure), Purpose.TLS)
+                for address in settings.tls_listen
             ]
-        listeners += [Listener(address, self.challenge_site) for address in settings.acme_listen]
+        listeners += [
+            Listener(address, self.challenge_site, Purpose.CHALLENGES)
+            for address in settings.acme_listen
+        ]
         return listeners
 
     def _proxied(self, factory: IProtocolFactory) -> IProtocolFactory:
@@ -296,27 +302,32 @@ class RelayService(Service):
         if self.certificates is not None:
             self.certificates.watch()
         self._poller.start()
-        self._be_ready()
         if self.status is not None:
             self.status.history.start()
-            self.events.saw(
-                Event.ADMIN_LISTENING, listen=", ".join(self._admin_listeners.addresses)
-            )
+        self._report_start()
+        self._be_ready()
+        if self._issuance is not None:
+            self._issuance.start()
+
+    def _report_start(self) -> None:
+        settings = self.settings
+        self.events.saw(
+            Event.STARTING,
+            version=__version__,
+            mode=settings.limits.on_reclaim.value,
+            capacity=str(self.admission.capacity),
+            listen=", ".join(self.listeners.addresses),
+        )
         if not websocket.USES_NVX:
             self.events.saw(
                 Event.NVX_MISSING,
                 reason="Autobahn's compiled parts are missing: one large frame costs 85 ms of "
                 "CPU instead of 0.8; install autobahn from a wheel",
             )
-        self.events.saw(
-            Event.STARTING,
-            version=__version__,
-            mode=self.settings.limits.on_reclaim.value,
-            capacity=str(self.admission.capacity),
-            listen=", ".join(self.listeners.addresses),
-        )
-        if self._issuance is not None:
-            self._issuance.start()
+        for each in (self.listeners, self._admin_listeners):
+            start_report.report(
+                self.events, each, self.certificates, settings.domain, settings.acme_directory
+            )
 
     def _prepare(self, cache: CertCache) -> None:
         """Check that certificates can be obtained and kept."""
@@ -332,6 +343,7 @@ class RelayService(Service):
             self.certificates is None or self.certificates.ready
         ):
             self.readiness = Readiness.READY
+            self.events.saw(Event.READY)
 
     # Reloading
 

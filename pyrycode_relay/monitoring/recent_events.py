@@ -34,7 +34,15 @@ _HASH_BYTES: Final = 4
 """Eight hex digits: enough to distinguish the few server-ids on a page."""
 
 _ROUTINE: Final = frozenset(
-    {Event.ADMIN_LISTENING, Event.PHONE_REGISTERED, Event.SERVER_CLAIMED, Event.PUSH_WAKE_SENT}
+    {
+        Event.LISTENING,
+        Event.ACME_LISTENING,
+        Event.ADMIN_LISTENING,
+        Event.READY,
+        Event.PHONE_REGISTERED,
+        Event.SERVER_CLAIMED,
+        Event.PUSH_WAKE_SENT,
+    }
 )
 """Events of normal operation, which are not kept."""
 

@@ -121,6 +121,16 @@ class Certificates:
                 ends[name] = min(certificate.not_after, ends.get(name, certificate.not_after))
         return ends
 
+    @property
+    def names(self) -> list[str]:
+        """The names that the certificates are for."""
+        return sorted({name for each in self._loaded.values() for name in each.names})
+
+    @property
+    def described(self) -> str:
+        """Names and last day of each certificate."""
+        return "; ".join(sorted(map(str, self._loaded.values()))) or "none yet"
+
     # Reading
 
     def load(self) -> None:
@@ -152,8 +162,7 @@ class Certificates:
         problems = [*found.problems, *found.tolerated]
         self._report(each for each in problems if each not in known)
         if not problems:
-            shown = "; ".join(sorted(map(str, self._loaded.values())))
-            self._observer.saw(Event.TLS_RELOADED, certificates=shown or "none yet")
+            self._observer.saw(Event.TLS_RELOADED, certificates=self.described)
         return not problems
 
     def _report(self, problems: Iterable[str]) -> None:

@@ -340,8 +340,12 @@ class DownTests(AcmeTestCase):
         self.perform(scenario())
         eventually("it fails", lambda: self.count(relay, "acme_failed"))
         self.assertIn('acme_failed reason="the CA cannot be reached"', relay.log())
+        self.assertRegex(relay.log(), r"acme_listening url=http://\S+ authority=https://\S+\n")
+        self.assertIn('certificates="none yet"', relay.log())
+        self.assertNotIn(" ready\n", relay.log())
         self.pebble.start()
         self.wait_ready(relay)
+        self.assertIn(" ready\n", relay.log())
         self.handshake(relay)
 
     def test_at_renewal(self) -> None:

@@ -420,7 +420,7 @@ class CommandTests(CommandLineTestCase):
     def test_it_serves(self) -> None:
         """It runs the relay as ``twistd -n`` does: the same log, exit status 0, no pid file."""
         relay = self.child(needs.program(str(COMMAND)), self.listen)
-        eventually("it serves", lambda: "starting" in relay.output())
+        eventually("it serves", lambda: relay.output().endswith(" ready\n"))
         relay.signal(signal.SIGTERM)
         self.assertEqual((relay.wait(), relay.errors()), (0, ""))
         with_twistd = self.relay(listen=f"unix:{self.socket}")
@@ -574,6 +574,21 @@ class ListenerTests(CommandLineTestCase):
         eventually("an IPv4 peer is logged", lambda: "remote=127.0.0.1" in relay.log())
         self.assertNotIn("ffff", relay.log())
 
+    def test_what_it_serves(self) -> None:
+        """The start has a line for each listener, with its URL, and ends with the word ready."""
+        relay = self.relay(
+            f"--insecure-listen=unix:{self.socket}",
+            "--admin-listen=127.0.0.1:0",
+            listen=":0",
+        )
+        lines = [line.partition(" info ")[2] for line in relay.log().splitlines()]
+        self.assertEqual(lines[1], f"listening url=ws://localhost:{relay.port}")
+        self.assertEqual(lines[2], f"listening url=ws+unix:{self.socket}")
+        found = re.fullmatch(r"admin_listening listen=(\S+) url=http://(\S+)/", lines[3])
+        assert found is not None, lines[3]
+        self.assertEqual(found[1], found[2])
+        self.assertEqual(lines[4:], ["ready"])
+
     def test_a_host_name(self) -> None:
         """``localhost:0`` is the IPv4 loopback, which is safe in production and for the admin."""
         relay = self.relay("--admin-listen=localhost:0", listen="localhost:0")
@@ -622,7 +637,7 @@ class ProcessTests(CommandLineTestCase):
             for each in (rotated, logfile)
             for line in each.read_text(encoding="utf-8").splitlines()
         ]
-        self.assertEqual(events, ["starting", "draining", "drained"])
+        self.assertEqual(events, ["starting", "listening", "ready", "draining", "drained"])
         self.assertEqual(relay.output() + relay.errors(), "")
 
     def test_quiet_levels(self) -> None:
@@ -653,7 +668,7 @@ class ProcessTests(CommandLineTestCase):
         self.assertFalse(pidfile.exists())
         self.assertFalse(self.socket.exists())
         events = [line.split()[2] for line in logfile.read_text(encoding="utf-8").splitlines()]
-        self.assertEqual(events, ["starting", "draining", "drained"])
+        self.assertEqual(events, ["starting", "listening", "ready", "draining", "drained"])
 
     def ended(self, pid: int) -> bool:
         """Whether a process that is not a child has ended, or is a zombie."""

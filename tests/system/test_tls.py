@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -142,8 +143,14 @@ class ClientTests(TLSTestCase):
     """Clients with their normal settings, but for whom they trust."""
 
     def test_websockets(self) -> None:
-        """Phone and binary talk over TLS, frames of every size, and close politely."""
+        """Phone and binary talk over TLS, frames of every size, and close politely.
+
+        The start has the URL, and the certificate's name and last day.
+        """
         door = self.door()
+        url = re.escape(f"wss://127.0.0.1:{door.port}")
+        start = rf'listening url={url} certificates="{NAME} until \d{{4}}-\d\d-\d\d"\n.* ready\n'
+        self.assertRegex(door.relay.log(), start)
 
         async def scenario() -> None:
             async with door.binary("home") as server, door.phone("home") as handset:

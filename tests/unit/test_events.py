@@ -29,6 +29,10 @@ CONTRACT = {
     "tls_expires": Level.WARN,
     "tls_handshake_failed": Level.DEBUG,
     "starting": Level.INFO,
+    "listening": Level.INFO,
+    "acme_listening": Level.INFO,
+    "admin_listening": Level.INFO,
+    "ready": Level.INFO,
     "draining": Level.INFO,
     "drained": Level.INFO,
 }

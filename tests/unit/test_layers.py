@@ -36,7 +36,7 @@ LAYERS = (
     ("websocket",),
     ("http",),
     ("endpoints",),
-    ("monitoring", "push"),
+    ("monitoring", "push", "start_report"),
     ("startup_checks", "service"),
     ("process",),
     ("tap",),

@@ -116,7 +116,7 @@ class ListenersTests(TestCase):
 
     def test_sentence(self) -> None:
         """A refusal names the address, the system's reason and, if there is one, the fix."""
-        listener = Listener(f"unix:{self.directory}/none/socket", factory(), "; try another")
+        listener = Listener(f"unix:{self.directory}/none/socket", factory(), fix="; try another")
         error = self.assertRaises(StartupError, self.listeners.open, [listener])
         self.assertEqual(
             str(error),
