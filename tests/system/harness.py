@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -194,6 +195,31 @@ class Child:
         self.process.wait()
 
 
+class Terminal:
+    """A terminal, and the person in front of it."""
+
+    def __init__(self) -> None:
+        self._outside, self.inside = pty.openpty()
+        os.set_blocking(self._outside, False)
+        self._shown = b""
+
+    def press(self, keys: bytes) -> None:
+        """Press keys: b"\\x03" is Ctrl-C."""
+        os.write(self._outside, keys)
+
+    def shown(self) -> str:
+        """Return everything that was shown until now, keys included."""
+        with contextlib.suppress(OSError):  # Nothing more now, or nobody writes any more.
+            while part := os.read(self._outside, 65536):
+                self._shown += part
+        return self._shown.decode()
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self._outside)
+        os.close(self.inside)
+
+
 class Relay(Child):
     """``twistd pyrycode-relay`` as a child process.
 
@@ -323,9 +349,23 @@ class SystemTestCase(SynchronousTestCase):
         self.addCleanup(child.kill)
         return child
 
+    def interpreter(self, program: str) -> list[str]:
+        """Return how to start one of the examples. It writes nothing beside itself."""
+        return [sys.executable, "-uB", str(ROOT / "examples" / program)]
+
     def python(self, program: str, *arguments: str, **more: Any) -> Child:
         """Start one of the examples."""
-        return self.child(sys.executable, "-u", ROOT / "examples" / program, *arguments, **more)
+        return self.child(*self.interpreter(program), *arguments, **more)
+
+    def on_terminal(self, *arguments: str | Path) -> tuple[Child, Terminal]:
+        """Start a process whose input and controlling terminal are a terminal.
+
+        Its output and its errors go to files as usual; a shell can send them to ``/dev/tty``.
+        """
+        terminal = Terminal()
+        self.addCleanup(terminal.close)
+        setsid = needs.program("setsid")
+        return self.child(setsid, "--ctty", *arguments, stdin=terminal.inside), terminal
 
     def relay(self, *options: str, listen: str | None = "127.0.0.1:0", **more: Any) -> Relay:
         """Start a relay and wait until it serves; with no ``listen``, the options say where."""
