@@ -8,7 +8,6 @@ would forge an envelope.
 from __future__ import annotations
 
 import enum
-import json
 from typing import Final
 
 import msgspec
@@ -31,8 +30,8 @@ class EnvelopeFault(enum.Enum):
     NOT_AN_OBJECT = ("not a JSON object", "not_an_object")
     NO_CONN_ID = ("conn_id is missing or empty", "no_conn_id")
     CONN_ID_TYPE = ("conn_id is not a string", "wrong_type")
-    FIELD_TYPE = ("conn_id or close_code is of the wrong type", "wrong_type")
-    """For a message with surrogate escapes: both fields are decoded together."""
+    CONN_ID_SURROGATE = ("conn_id has a lone surrogate", "wrong_type")
+    """Such a conn_id is unknown, because the relay never makes one."""
     CLOSE_CODE = ("close_code is not an integer from 1 to 65535", "close_code")
     NOTHING_ASKED = ("neither frame nor close_code", "nothing_asked")
 
@@ -71,38 +70,28 @@ class _Fields(msgspec.Struct):
     push_wake: msgspec.Raw | UnsetType = UNSET
 
 
+class _ConnId(msgspec.Struct):
+    conn_id: msgspec.Raw | UnsetType = UNSET
+
+
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+_locate_conn_id = msgspec.json.Decoder(_ConnId).decode
 _decode_conn_id = msgspec.json.Decoder(str | None).decode
 _encode_text = msgspec.json.Encoder().encode
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-# msgspec rejects a lone surrogate escape ("\ud800"), which RFC 8259's grammar allows. The standard
-# library accepts it, and scans a message that has one again. Numbers are not converted: `len`
-# replaces int and float, so that a huge number costs nothing.
-_scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse_constant).raw_decode
 _NULL: Final = b"null"
-_WHITESPACE: Final = " \t\n\r"
 
 
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _WHITESPACE:
-        at += 1
-    return at
+def _without_surrogates(data: bytes) -> bytes:
+    r"""Return ``data`` with ``\ud`` and ``\uD`` replaced by ``\uf``.
 
-
-def _is_json_with_surrogates(data: bytes) -> bool:
-    # latin-1 gives one character per byte. UTF-8 was checked when the message was received.
-    text = data.decode("latin-1")
-    try:
-        end = _scan(text, _skip(text, 0))[1]
-    except (ValueError, RecursionError):
-        return False
-    return _skip(text, end) == len(text)
+    msgspec rejects a lone surrogate escape (``\ud800``), which RFC 8259's grammar allows. The
+    result is JSON by msgspec exactly if ``data`` is JSON by the grammar, and each value is in the
+    same place. In a string, ``\ud`` is the beginning of an escape and ``\uf`` is another one, or
+    its backslash is the second of ``\\`` and the letters are plain text. Outside of strings neither
+    is JSON. The result has no new key with a meaning, because those are ASCII.
+    """
+    return data.replace(rb"\ud", rb"\uf").replace(rb"\uD", rb"\uf")
 
 
 def is_json(data: bytes) -> bool:
@@ -115,7 +104,8 @@ def is_json(data: bytes) -> bool:
     try:
         _decode_any(data)
     except msgspec.DecodeError:
-        return rb"\u" in data and _is_json_with_surrogates(data)
+        changed = _without_surrogates(data)
+        return changed != data and is_json(changed)
     except RecursionError:
         return False
     return True
@@ -138,14 +128,8 @@ def unwrap(message: bytes) -> Envelope | PushWake:
     """
     try:
         fields = _decode_fields(message)
-    except RecursionError:
-        raise EnvelopeError(EnvelopeFault.TOO_DEEP) from None
-    except msgspec.ValidationError as error:
-        raise EnvelopeError(_which_field(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        if rb"\u" not in message:
-            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT) from None
-        fields = _scan_fields(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = _fields_with_surrogates(message, error)
     conn_id, frame, code = fields.conn_id, fields.frame, fields.close_code
     if conn_id is UNSET or not conn_id:
         return _without_conn_id(fields)
@@ -173,9 +157,11 @@ def _code(code: int) -> int:
     return code
 
 
-def _which_field(error: msgspec.ValidationError) -> EnvelopeFault:
+def _which_fault(error: Exception) -> EnvelopeFault:
     # The error's own text is not passed on, because it could quote the message.
     text = str(error)
+    if isinstance(error, RecursionError):
+        return EnvelopeFault.TOO_DEEP
     if text.endswith("$.conn_id`"):
         return EnvelopeFault.CONN_ID_TYPE
     if text.endswith("$.close_code`"):
@@ -183,46 +169,24 @@ def _which_field(error: msgspec.ValidationError) -> EnvelopeFault:
     return EnvelopeFault.NOT_AN_OBJECT
 
 
-def _scan_fields(message: bytes) -> _Fields:
-    """Return the fields of a message that msgspec rejects.
+def _fields_with_surrogates(message: bytes, error: Exception) -> _Fields:
+    """Return the fields of a message that msgspec rejects with ``error``.
 
-    Raises `EnvelopeError`, unless a surrogate escape was the only fault.
+    Raises `EnvelopeError`, unless surrogate escapes are the only fault.
     """
-    text = message.decode("latin-1")
-    spans: dict[str, bytes] = {}
+    changed = bytearray(_without_surrogates(message))
+    if isinstance(error, msgspec.ValidationError) or changed == message:
+        raise EnvelopeError(_which_fault(error)) from None
     try:
-        at = _skip(text, 0)
-        if text[at : at + 1] != "{":
-            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
-        # The message must be one JSON value before its fields are read.
-        if _skip(text, _scan(text, at)[1]) != len(text):
-            raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT)
-        at = _skip(text, at + 1)
-        while text[at] != "}":
-            name, at = _scan(text, at)
-            start = _skip(text, _skip(text, at) + 1)
-            at = _scan(text, start)[1]
-            spans[name] = message[start:at]
-            at = _skip(text, at)
-            if text[at] == ",":
-                at = _skip(text, at + 1)
-    except RecursionError:
-        raise EnvelopeError(EnvelopeFault.TOO_DEEP) from None
-    except EnvelopeError:
-        raise
-    except ValueError:
-        raise EnvelopeError(EnvelopeFault.NOT_AN_OBJECT) from None
-    fields = _Fields()
-    try:
-        if "conn_id" in spans:
-            fields.conn_id = _decode_conn_id(spans["conn_id"])
-        if "close_code" in spans:
-            fields.close_code = msgspec.json.decode(spans["close_code"], type=int)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # A conn_id with a lone surrogate names no phone, because the relay never makes one.
-        raise EnvelopeError(EnvelopeFault.FIELD_TYPE) from None
-    if "frame" in spans:
-        fields.frame = msgspec.Raw(spans["frame"])
-    if "push_wake" in spans:
-        fields.push_wake = msgspec.Raw(spans["push_wake"])
+        fields = _decode_fields(changed)
+        raw_conn_id = _locate_conn_id(changed).conn_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
+        raise EnvelopeError(_which_fault(other)) from None
+    # Each msgspec.Raw is a view of these bytes, so it now shows what the binary sent.
+    memoryview(changed)[:] = message
+    if raw_conn_id is not UNSET:
+        try:
+            fields.conn_id = _decode_conn_id(raw_conn_id)
+        except msgspec.DecodeError:
+            raise EnvelopeError(EnvelopeFault.CONN_ID_SURROGATE) from None
     return fields
