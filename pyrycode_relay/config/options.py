@@ -94,13 +94,16 @@ class Option:
         return text.split() if self.many else (text,)
 
     def written(self, value: Any) -> str:
-        """Return a value as a configuration file has it."""
-        show = self.kind.show
+        """Return a value as a configuration file has it: numbers bare, texts in quotes."""
         if self.is_switch:
             return "true" if value else "false"
         if self.many:
-            return f"[{', '.join(toml_file.written(show(each)) for each in value)}]"
-        return toml_file.written(show(value))
+            return f"[{', '.join(map(self._written, value))}]"
+        return self._written(value)
+
+    def _written(self, value: Any) -> str:
+        text = self.kind.show(value)
+        return text if type(value) in {int, float} else toml_file.quoted(text)
 
 
 @dataclass(frozen=True, slots=True)

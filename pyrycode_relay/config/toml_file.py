@@ -19,7 +19,6 @@ _MAX_BYTES: Final = 1_048_576
 _MAX_BITS: Final = 64
 """Bits of a number: no setting allows a larger one."""
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)\Z")
-_BARE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +103,8 @@ def _kind(value: object) -> str:
     return "a list of other things" if isinstance(value, list) else "a date or time"
 
 
-def written(value: str) -> str:
-    """Return a value as a file has it: a number bare, anything else in quotes."""
-    if _BARE.fullmatch(value):
-        return value
-    try:
-        if repr(float(value)) == value and value[-1].isdigit():
-            return value
-    except ValueError:
-        pass
+def quoted(value: str) -> str:
+    """Return a text as a file has it."""
     return '"' + "".join(map(_escaped, value)) + '"'
 
 

@@ -120,7 +120,13 @@ class OptionTests(Cases):
         {
             "switch": ("production", True, "true"),
             "number": ("grace", 2.5, "2.5"),
+            "whole_number": ("max-phones", 16, "16"),
+            "small_number": ("upgrade-rate", 0.00002, "2e-05"),
             "text": ("admin-listen", "", '""'),
+            "word": ("log-format", False, '"text"'),
+            "path_of_digits": ("cert-cache", Path("1" * 28), f'"{"1" * 28}"'),
+            "path_of_a_few_digits": ("cert-cache", Path("-0"), '"-0"'),
+            "path_like_a_fraction": ("tls-dir", (Path("1.5"), Path("1e+16")), '["1.5", "1e+16"]'),
             "path": ("cert-cache", Path("a b"), '"a b"'),
             "many": ("tls-dir", (Path("a"), Path("b")), '["a", "b"]'),
             "none_of_many": ("tls-dir", (), "[]"),
