@@ -317,13 +317,14 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> bool | None:
         """Handle a close frame from the peer: the answer to ours, or the first."""
-        known = code
-        if code in _MORE_CODES:
-            self.sendCloseFrame(code=code, isReply=True)
-            known = close_codes.NORMAL
+        lacking = code in _MORE_CODES
+        if lacking and (reasonRaw is None or is_utf8(reasonRaw)):
+            self.sendCloseFrame(code=code, reasonUtf8=reasonRaw, isReply=True)
+        # Autobahn refuses a reason that is not UTF-8.
+        known = close_codes.NORMAL if lacking else code
         stop: bool | None = super().onCloseFrame(known, reasonRaw)
         if not stop:
-            self.peer_closed(code if code in _MORE_CODES else self.remoteCloseCode)
+            self.peer_closed(code if lacking else self.remoteCloseCode)
         return stop
 
     def _closeConnection(self, abort: bool = False) -> None:  # noqa: ARG002

@@ -16,6 +16,12 @@ from tests.peers.requests import binary_headers, phone_headers, upgrade_request
 from tests.wire.harness import Binary, Client, WireTest
 
 
+GOOD_CODES = (1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999)
+"""Close codes that may stand on the wire. 1014 was registered later than the others."""
+BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
+"""Close codes that may not."""
+
+
 def header(first: int, second: int, extended: bytes = b"") -> bytes:
     """Return a masked frame's header made by hand."""
     return bytes([first, 0x80 | second]) + extended + b"\0\0\0\0"
@@ -140,31 +146,43 @@ class ViolationTest(WireTest):
 
     def test_bad_close_codes(self) -> None:
         """1002: close codes that may not stand on the wire."""
-        for code in (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535):
+        for code in BAD_CODES:
             self.assert_fails(close_frame(code), 1002, f"close {code}")
 
     def test_good_close_codes(self) -> None:
         """Close codes that may stand on the wire are echoed, and told to the daemon."""
         binary = self.relay.binary()
-        good = [1000, 1001, 1002, 1003, *range(1007, 1014), 3000, 3999, 4000, 4999]
-        for code in good:
+        for code in GOOD_CODES:
             phone = self.relay.phone()
             phone.send(close_frame(code, "adiós".encode()))
             self.assertEqual(phone.closed, (code, "adiós"), str(code))
             self.assertEqual(binary.notices[-1], (phone.conn_id, code))
-        self.assertEqual(len(binary.notices), len(good))
+        self.assertEqual(len(binary.notices), len(GOOD_CODES))
 
-    def test_bad_gateway(self) -> None:
-        """1014, registered later than the others, is as good a close code as they are."""
-        binary, phone = self.relay.pair()
-        phone.send(close_frame(1014))
-        self.assertIn(phone.closed, {(1014, ""), (1000, "")})
-        self.assertEqual(binary.notices, [(phone.conn_id, 1014)])
+    def test_good_close_code_alone(self) -> None:
+        """A close code without a reason is echoed without one."""
+        binary = self.relay.binary()
+        for code in GOOD_CODES:
+            phone = self.relay.phone()
+            phone.send(close_frame(code))
+            self.assertEqual(phone.closed, (code, ""))
+            self.assertEqual(binary.notices[-1], (phone.conn_id, code))
 
     def test_bad_close_reason(self) -> None:
-        """1007: a close reason that is no UTF-8."""
+        """1007: a close reason that is no UTF-8, behind any code; the daemon hears of 1007."""
         for reason in (b"\xff", b"ok\xc3", b"\xed\xa0\x80", b"\xc0\x80"):
-            self.assert_fails(close_frame(1000, reason), 1007)
+            for code in GOOD_CODES:
+                self.assert_fails(close_frame(code, reason), 1007, f"close {code}")
+        binary = self.relay.binary("other")
+        for code in GOOD_CODES:
+            phone = self.relay.phone("other")
+            phone.send(close_frame(code, b"\xff"))
+            self.assertEqual(binary.notices[-1], (phone.conn_id, 1007), str(code))
+
+    def test_bad_close_code_and_reason(self) -> None:
+        """1002: a code that may not stand on the wire, whatever its reason."""
+        for code in BAD_CODES:
+            self.assert_fails(close_frame(code, b"\xff"), 1002, f"close {code}")
 
     def test_continuation_without_start(self) -> None:
         """1002: a continuation of nothing, final or not."""

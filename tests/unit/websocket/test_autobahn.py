@@ -115,6 +115,7 @@ class AdapterTests(Cases):
             "unfinished_utf8": (frame(1, b"\xc3"), 1007),
             "close_code": (frame(8, b"\x03\xe7"), 1002),
             "close_reason": (frame(8, b"\x03\xe8\xff"), 1007),
+            "close_reason_beside_a_code_it_lacks": (frame(8, b"\x03\xf6\xff"), 1007),
         }
     )
     def test_violations(self, wrong: bytes, code: int) -> None:
@@ -141,6 +142,7 @@ class AdapterTests(Cases):
             "code": (b"\x0f\xa1bye", 4001),
             "no_code": (b"", None),
             "code_that_autobahn_lacks": (b"\x03\xf6", 1014),
+            "that_code_with_a_reason": (b"\x03\xf6b\xc3\xbc", 1014),
         }
     )
     def test_close(self, body: bytes, code: int | None) -> None:
