@@ -40,6 +40,7 @@ FIELDS: Final = frozenset(
         "enforcement",
         "version",
         "reason",
+        "suppressed",
     }
 )
 """Every field name that an event may carry. Payloads, tokens, whole headers, user-agents and query
@@ -55,58 +56,65 @@ class Level(enum.IntEnum):
     ERROR = 40
 
 
+class LineLimit(enum.Enum):
+    """How the log limits the lines of an event, if a peer can repeat the event at will."""
+
+    NONE = "not limited"
+    ADDRESS = "for each address"
+    TOTAL = "for all addresses together"
+    """For events that any stranger causes; the next line has the number of lines left out."""
+
+
 class Event(enum.Enum):
-    """An event: its name in the log, its level, and whether a peer can repeat it at will.
+    """An event: its name in the log, its level, and the limit on its lines."""
 
-    If ``floods`` is true, the log limits the event's lines for each address.
-    """
+    STARTING = ("starting", Level.INFO, LineLimit.NONE)
+    LISTENING = ("listening", Level.INFO, LineLimit.NONE)
+    ACME_LISTENING = ("acme_listening", Level.INFO, LineLimit.NONE)
+    ADMIN_LISTENING = ("admin_listening", Level.INFO, LineLimit.NONE)
+    READY = ("ready", Level.INFO, LineLimit.NONE)
+    DRAINING = ("draining", Level.INFO, LineLimit.NONE)
+    DRAINED = ("drained", Level.INFO, LineLimit.NONE)
+    NVX_MISSING = ("nvx_missing", Level.WARN, LineLimit.NONE)
+    TLS_RELOADED = ("tls_reloaded", Level.INFO, LineLimit.NONE)
+    TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, LineLimit.NONE)
+    TLS_EXPIRES = ("tls_expires", Level.WARN, LineLimit.NONE)
+    TLS_HANDSHAKE_FAILED = ("tls_handshake_failed", Level.DEBUG, LineLimit.ADDRESS)
+    ACME_ORDERING = ("acme_ordering", Level.INFO, LineLimit.NONE)
+    ACME_ISSUED = ("acme_issued", Level.INFO, LineLimit.NONE)
+    ACME_FAILED = ("acme_failed", Level.WARN, LineLimit.NONE)
+    ACME_NO_ADVICE = ("acme_no_advice", Level.DEBUG, LineLimit.NONE)
+    CERT_CACHE_TIGHTENED = ("cert_cache_tightened", Level.WARN, LineLimit.NONE)
+    PROXY_REFUSED = ("proxy_refused", Level.WARN, LineLimit.ADDRESS)
+    PATH_UNKNOWN = ("path_unknown", Level.INFO, LineLimit.TOTAL)
+    REQUEST_REFUSED = ("request_refused", Level.INFO, LineLimit.TOTAL)
+    RATE_LIMITED = ("rate_limited", Level.WARN, LineLimit.ADDRESS)
+    CONNECTION_CAP_REACHED = ("connection_cap_reached", Level.WARN, LineLimit.ADDRESS)
+    ACCEPT_FAILED = ("accept_failed", Level.WARN, LineLimit.ADDRESS)
+    SERVER_CLAIMED = ("server_claimed", Level.INFO, LineLimit.NONE)
+    SERVER_ID_CONFLICT = ("server_id_conflict", Level.INFO, LineLimit.NONE)
+    SERVER_ID_TAKEOVER = ("server_id_takeover", Level.INFO, LineLimit.NONE)
+    SERVER_RECLAIMED = ("server_reclaimed", Level.INFO, LineLimit.NONE)
+    SERVER_RELEASED = ("server_released", Level.INFO, LineLimit.NONE)
+    SERVER_EXPIRED = ("server_expired", Level.INFO, LineLimit.NONE)
+    PHONE_REGISTERED = ("phone_registered", Level.INFO, LineLimit.NONE)
+    PHONE_REGISTER_NO_SERVER = ("phone_register_no_server", Level.INFO, LineLimit.NONE)
+    PHONE_REGISTER_AT_CAP = ("phone_register_at_cap", Level.INFO, LineLimit.NONE)
+    PHONE_UNREGISTERED = ("phone_unregistered", Level.INFO, LineLimit.NONE)
+    PHONE_CLOSED = ("phone_closed", Level.DEBUG, LineLimit.NONE)
+    BINARY_CLOSED = ("binary_closed", Level.DEBUG, LineLimit.NONE)
+    MESSAGE_TOO_BIG = ("message_too_big", Level.WARN, LineLimit.ADDRESS)
+    PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, LineLimit.ADDRESS)
+    BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, LineLimit.ADDRESS)
+    BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, LineLimit.ADDRESS)
+    PUSH_WAKE_SENT = ("push_wake_sent", Level.INFO, LineLimit.NONE)
+    PUSH_WAKE_FAILED = ("push_wake_failed", Level.WARN, LineLimit.NONE)
+    PUSH_WAKE_DROPPED = ("push_wake_dropped", Level.WARN, LineLimit.ADDRESS)
 
-    STARTING = ("starting", Level.INFO, False)
-    LISTENING = ("listening", Level.INFO, False)
-    ACME_LISTENING = ("acme_listening", Level.INFO, False)
-    ADMIN_LISTENING = ("admin_listening", Level.INFO, False)
-    READY = ("ready", Level.INFO, False)
-    DRAINING = ("draining", Level.INFO, False)
-    DRAINED = ("drained", Level.INFO, False)
-    NVX_MISSING = ("nvx_missing", Level.WARN, False)
-    TLS_RELOADED = ("tls_reloaded", Level.INFO, False)
-    TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, False)
-    TLS_EXPIRES = ("tls_expires", Level.WARN, False)
-    TLS_HANDSHAKE_FAILED = ("tls_handshake_failed", Level.DEBUG, True)
-    ACME_ORDERING = ("acme_ordering", Level.INFO, False)
-    ACME_ISSUED = ("acme_issued", Level.INFO, False)
-    ACME_FAILED = ("acme_failed", Level.WARN, False)
-    ACME_NO_ADVICE = ("acme_no_advice", Level.DEBUG, False)
-    CERT_CACHE_TIGHTENED = ("cert_cache_tightened", Level.WARN, False)
-    PROXY_REFUSED = ("proxy_refused", Level.WARN, True)
-    REQUEST_REFUSED = ("request_refused", Level.DEBUG, False)
-    RATE_LIMITED = ("rate_limited", Level.WARN, True)
-    CONNECTION_CAP_REACHED = ("connection_cap_reached", Level.WARN, True)
-    ACCEPT_FAILED = ("accept_failed", Level.WARN, True)
-    SERVER_CLAIMED = ("server_claimed", Level.INFO, False)
-    SERVER_ID_CONFLICT = ("server_id_conflict", Level.INFO, False)
-    SERVER_ID_TAKEOVER = ("server_id_takeover", Level.INFO, False)
-    SERVER_RECLAIMED = ("server_reclaimed", Level.INFO, False)
-    SERVER_RELEASED = ("server_released", Level.INFO, False)
-    SERVER_EXPIRED = ("server_expired", Level.INFO, False)
-    PHONE_REGISTERED = ("phone_registered", Level.INFO, False)
-    PHONE_REGISTER_NO_SERVER = ("phone_register_no_server", Level.INFO, False)
-    PHONE_REGISTER_AT_CAP = ("phone_register_at_cap", Level.INFO, False)
-    PHONE_UNREGISTERED = ("phone_unregistered", Level.INFO, False)
-    PHONE_CLOSED = ("phone_closed", Level.DEBUG, False)
-    BINARY_CLOSED = ("binary_closed", Level.DEBUG, False)
-    MESSAGE_TOO_BIG = ("message_too_big", Level.WARN, True)
-    PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, True)
-    BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, True)
-    BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, True)
-    PUSH_WAKE_SENT = ("push_wake_sent", Level.INFO, False)
-    PUSH_WAKE_FAILED = ("push_wake_failed", Level.WARN, False)
-    PUSH_WAKE_DROPPED = ("push_wake_dropped", Level.WARN, True)
-
-    def __init__(self, label: str, level: Level, floods: bool) -> None:
+    def __init__(self, label: str, level: Level, line_limit: LineLimit) -> None:
         self.label = label
         self.level = level
-        self.floods = floods
+        self.line_limit = line_limit
 
 
 class Observer(Protocol):

@@ -15,6 +15,13 @@ ENVELOPE_ALLOWANCE: Final = 4096
 A ``conn_id`` has fewer than 2,000 bytes, even with a server-id of 256 bytes that are all escaped.
 """
 
+STRANGER_LINES: Final = 6
+"""Lines per minute, and at once, for each event with `LineLimit.TOTAL`: refused requests.
+
+A client's author needs to see only one refusal. A scanner has any number of addresses, so the limit
+is for all of them together: two events, some 150 bytes a line, at most 3 MB a day.
+"""
+
 
 class OnReclaim(enum.Enum):
     """What happens to the phones of a server-id when its binary returns."""

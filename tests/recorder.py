@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrycode_relay.events import Event, Level
+from pyrycode_relay.events import Event, Level, LineLimit
 
 
 class Recorder:
@@ -22,8 +22,15 @@ class Recorder:
         return [fields for each, fields in self.events if each is event]
 
     def loud(self) -> list[Event]:
-        """Return the events above debug."""
-        return [event for event, _ in self.events if event.level > Level.DEBUG]
+        """Return the events above debug, without those that the log bounds for all peers together.
+
+        A scanner can cause these, and cannot fill the log.
+        """
+        return [
+            event
+            for event, _ in self.events
+            if event.level > Level.DEBUG and event.line_limit is not LineLimit.TOTAL
+        ]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -19,6 +19,8 @@ Headers: TypeAlias = Mapping[bytes, Sequence[bytes]]
 VERSION: Final = b"13"
 """The only version of the protocol that the relay speaks."""
 
+_TOKENS: Final = (b"upgrade", b"connection")
+"""Headers that are lists of tokens, which are ASCII (RFC 9110, section 5.6.2)."""
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """Appended to a key to compute ``Sec-WebSocket-Accept`` (section 1.3)."""
@@ -46,6 +48,8 @@ def find_fault(
         return HandshakeFault.MALFORMED
     if has_body:
         # A proxy could take the bytes that follow for a body, and the relay for frames.
+        return HandshakeFault.MALFORMED
+    if not all(value.isascii() for name in _TOKENS for value in headers.get(name, ())):
         return HandshakeFault.MALFORMED
     if not (
         _has_token(headers, b"upgrade", b"websocket")

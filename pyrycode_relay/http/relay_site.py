@@ -21,6 +21,7 @@ from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.http.admission import Admission, Bound, Denial, Enforcement, Leg
 from pyrycode_relay.http.handshake import Headers, find_fault, response
+from pyrycode_relay.http.paths import find_path_fault
 from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol import header_gate
@@ -28,6 +29,8 @@ from pyrycode_relay.protocol.header_gate import HeaderError, UpgradeRefusal
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import RelayFactory
 
+HEALTHZ: Final = b"/healthz"
+READYZ: Final = b"/readyz"
 RETRY_AFTER: Final = 5
 """Seconds after which a client may come back while the relay starts or drains: one restart."""
 
@@ -92,6 +95,7 @@ class RelaySite(Site):
         max_waiting = backend.admission.capacity.waiting
         super().__init__(reactor, observer, limits, max_waiting=max_waiting, trusted=trusted)
         self.backend = backend
+        self._paths = (*backend.endpoints, HEALTHZ, READYZ)
         self._domains = frozenset(domain.encode() for domain in domains)
 
     def handle(self, request: HardenedRequest) -> None:
@@ -101,12 +105,21 @@ class RelaySite(Site):
             request.refuse(421)
         elif endpoint is not None:
             self._upgrade(request, endpoint)
-        elif request.path == b"/healthz":
+        elif request.path == HEALTHZ:
             self._answer_health(request)
-        elif request.path == b"/readyz":
+        elif request.path == READYZ:
             self._answer_readiness(request)
         else:
-            request.refuse(404)
+            self._refuse_path(request)
+
+    def _refuse_path(self, request: HardenedRequest) -> None:
+        fault, meant = find_path_fault(request.path, self._paths)
+        if meant is None:
+            self._observer.saw(Event.PATH_UNKNOWN, remote=request.caller, err=fault)
+        else:
+            path = meant.decode("ascii")
+            self._observer.saw(Event.PATH_UNKNOWN, remote=request.caller, path=path, err=fault)
+        request.refuse(404)
 
     def _answer_health(self, request: HardenedRequest) -> None:
         if self.only_reads(request):
@@ -185,7 +198,7 @@ class RelaySite(Site):
     ) -> None:
         """Refuse an upgrade and report why."""
         path = request.path.decode("ascii")
-        self._observer.saw(Event.REQUEST_REFUSED, path=path, err=refusal)
+        self._observer.saw(Event.REQUEST_REFUSED, remote=request.caller, path=path, err=refusal)
         request.refuse(status, headers)
 
     def _hand_over(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -25,8 +26,6 @@ from pyrycode_relay.limits import Limits
 
 _bugs = Logger()
 
-_PHRASES: Final = {421: b"Misdirected Request", 426: b"Upgrade Required"}
-"""Status phrases that twisted.web does not know."""
 _BARE_400: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -148,7 +147,8 @@ class HardenedRequest(http.Request):
 
     def answer(self, status: int, body: bytes) -> None:
         """Answer with a status and a body, and close the connection."""
-        self.setResponseCode(status, _PHRASES.get(status))
+        # twisted.web lacks the phrases of some statuses.
+        self.setResponseCode(status, HTTPStatus(status).phrase.encode())
         self.setHeader(b"Connection", b"close")
         self.setHeader(b"Date", http.datetimeToString())
         self.setHeader(b"Content-Length", b"%d" % len(body))

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.admission import Enforcement, Leg
+from pyrycode_relay.http.paths import PathFault
 from pyrycode_relay.monitoring.probes import by_probe
 from pyrycode_relay.protocol import close_codes
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault, Initiator
@@ -53,6 +54,8 @@ OTHER: Final = "other"
 CODES: Final = (*map(str, sorted(close_codes.KNOWN)), OTHER)
 UNKNOWN_CONN_ID: Final = "unknown_conn_id"
 
+_NO_FAULTS: Final = {UpgradeRefusal.NOT_READY}
+"""Refusals that are not the request's fault."""
 _STALLS: Final = {EndCause.PHONE_WRITE_STALLED, EndCause.BINARY_WRITE_STALLED}
 
 
@@ -98,6 +101,14 @@ class Counters:
         "Attempts to upgrade, each counted once, by outcome.",
         endpoint=ENDPOINTS,
         outcome=OUTCOMES,
+    )
+    requests_refused: Cells = _counter(
+        "requests_refused",
+        "Requests refused for their path, their headers or their handshake, by reason.",
+        reason=(
+            *(each.label for each in PathFault),
+            *(each.name.lower() for each in UpgradeRefusal if each not in _NO_FAULTS),
+        ),
     )
     failures: Cells = _counter(
         "register_failures",
@@ -188,6 +199,7 @@ class EventCounter:
         self._fixed = _fixed_cells(counters)
         self._probed = {**self._fixed, **_probed_cells(counters)}
         self._by_fields: Mapping[Event, Callable[[Mapping[str, Any]], None]] = {
+            Event.PATH_UNKNOWN: self._path_unknown,
             Event.REQUEST_REFUSED: self._request_refused,
             Event.RATE_LIMITED: self._rate_limited,
             Event.CONNECTION_CAP_REACHED: self._cap_reached,
@@ -207,9 +219,15 @@ class EventCounter:
         if count is not None:
             count(fields)
 
+    def _path_unknown(self, fields: Mapping[str, Any]) -> None:
+        fault: PathFault = fields["err"]
+        self._counters.requests_refused.add(fault.label)
+
     def _request_refused(self, fields: Mapping[str, Any]) -> None:
         refusal: UpgradeRefusal = fields["err"]
         self._counters.upgrades.add(_endpoint(fields), refusal.label)
+        if refusal not in _NO_FAULTS:
+            self._counters.requests_refused.add(refusal.name.lower())
 
     def _rate_limited(self, fields: Mapping[str, Any]) -> None:
         # In a dry run the upgrade goes on and is counted when its outcome is known.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -23,7 +24,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyrycode_relay.addresses import limit_key
-from pyrycode_relay.events import Event, Level
+from pyrycode_relay.events import Event, Level, LineLimit
+from pyrycode_relay.limits import STRANGER_LINES
 from pyrycode_relay.monitoring import probes
 from pyrycode_relay.token_buckets import TokenBuckets
 
@@ -31,7 +33,7 @@ _NAMESPACE: Final = "pyrycode_relay"
 
 _FLOOD_BURST: Final = 5
 _FLOOD_RATE: Final = 0.1
-"""Limit for each address and flooding event: 5 lines at once, then one every 10 seconds."""
+"""`LineLimit.ADDRESS`, for each address and event: 5 lines at once, then one every 10 seconds."""
 _FLOOD_KEYS: Final = 4096
 """Pairs of address and event that are remembered; some 200 bytes each."""
 
@@ -74,15 +76,25 @@ class EventLog:
         self._threshold = threshold
         self._log = Logger(namespace=_NAMESPACE)
         self._buckets = TokenBuckets(_FLOOD_RATE, _FLOOD_BURST, seconds, _FLOOD_KEYS)
+        self._totals = TokenBuckets(STRANGER_LINES / 60, STRANGER_LINES, seconds, len(Event))
+        self._suppressed: Counter[Event] = Counter()
+        """Lines of each event left out since its last line, by `LineLimit.TOTAL`."""
 
     def saw(self, event: Event, **fields: object) -> None:
         """Write a line, unless the event is below the threshold or too frequent."""
         level = probes.level(event, fields)
         if level < self._threshold:
             return
-        address = limit_key(str(fields.get("remote")))
-        if event.floods and not self._buckets.take((event, address)):
-            return
+        match event.line_limit:
+            case LineLimit.ADDRESS:
+                address = limit_key(str(fields.get("remote")))
+                if not self._buckets.take((event, address)):
+                    return
+            case LineLimit.TOTAL:
+                if not self._totals.take(event):
+                    self._suppressed[event] += 1
+                    return
+                fields["suppressed"] = self._suppressed.pop(event, 0)
         self._log.emit(_TWISTED_LEVELS[level], "{line}", line=_Line(event.label, fields))
 
 

@@ -42,9 +42,11 @@ _ROUTINE: Final = frozenset(
         Event.PHONE_REGISTERED,
         Event.SERVER_CLAIMED,
         Event.PUSH_WAKE_SENT,
+        Event.PATH_UNKNOWN,
+        Event.REQUEST_REFUSED,
     }
 )
-"""Events of normal operation, which are not kept."""
+"""Events of normal operation, which are not kept: on the internet, refused requests are normal."""
 
 _FAILURE: Final = EndCause.INTERNAL_ERROR.close.code
 """The close code for heartbeat, backlog, stall and bug; phones' other ends are not kept."""

@@ -47,7 +47,10 @@ _HEADERS: Final = "reject_headers"
 
 
 class UpgradeRefusal(enum.Enum):
-    """Why a request is not upgraded: the text for the log, and the metric label."""
+    """Why a request is not upgraded: the text for the log, and the outcome in the metrics.
+
+    The metric of refused requests uses the name, in lower case.
+    """
 
     NOT_READY = ("the relay drains", "reject_not_ready")
     NO_HANDSHAKE = ("not a WebSocket handshake", "reject_handshake")

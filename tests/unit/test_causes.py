@@ -6,6 +6,7 @@ import ast
 from collections import Counter
 
 from pyrycode_relay.http.admission import Bound, Enforcement
+from pyrycode_relay.http.paths import PathFault
 from pyrycode_relay.http.proxy_protocol import ProxyRefusal
 from pyrycode_relay.monitoring.counters import OUTCOMES, Counters
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
@@ -26,6 +27,7 @@ TEXTS = {
     "protocol.push_wake": {refusal.text for refusal in WakeRefusal},
     "push.provider": {fault.text for fault in SendFault},
     "http.admission": {str(each) for each in (*Enforcement, *Bound)},
+    "http.paths": {fault.text for fault in PathFault},
     "http.proxy_protocol": {str(refusal) for refusal in ProxyRefusal},
 }
 """The texts of causes, by the module of their enum."""
@@ -107,3 +109,10 @@ class LabelTests(Cases):
     def test_upgrade(self, refusal: UpgradeRefusal) -> None:
         """A refused upgrade counts by its cause."""
         self.assertIn(refusal.label, OUTCOMES)
+        counted = (refusal.name.lower(),) in self.counters.requests_refused.counts
+        self.assertEqual(counted, refusal is not UpgradeRefusal.NOT_READY)
+
+    @cases({fault.name: (fault,) for fault in PathFault})
+    def test_path(self, fault: PathFault) -> None:
+        """A request for an unknown path counts by what is wrong with the path."""
+        self.assertIn((fault.label,), self.counters.requests_refused.counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrycode_relay.events import FIELDS, Event, Level
+from pyrycode_relay.events import FIELDS, Event, Level, LineLimit
 from tests.unit.bench import Cases, cases
 
 CONTRACT = {
@@ -48,6 +48,8 @@ FLOODING = {
     "accept_failed",
     "tls_handshake_failed",
 }
+STRANGERS = {"path_unknown", "request_refused"}
+"""Events that anybody on the internet causes, with any number of addresses."""
 HASHED = {"token_fp", "message_id"}
 """Fields with such a word in their name: a push token's fingerprint, and the provider's own name
 for a message."""
@@ -66,13 +68,15 @@ class EventTests(Cases):
         self.assertEqual([event.name.lower() for event in Event], [event.label for event in Event])
 
     @cases({event.label: (event,) for event in Event})
-    def test_floods(self, event: Event) -> None:
-        """Just those events are limited for each peer that the contract says are."""
-        self.assertEqual(event.floods, event.label in FLOODING)
-
-    def test_scanners(self) -> None:
-        """A request that the gate refuses is nothing above debug, or a scanner fills the log."""
-        self.assertEqual(Event.REQUEST_REFUSED.level, Level.DEBUG)
+    def test_line_limit(self, event: Event) -> None:
+        """Just those events are limited for each peer that the contract says are, and those that a
+        scanner causes for all peers together."""
+        expected = LineLimit.NONE
+        if event.label in FLOODING:
+            expected = LineLimit.ADDRESS
+        elif event.label in STRANGERS:
+            expected = LineLimit.TOTAL
+        self.assertEqual(event.line_limit, expected)
 
     def test_levels_in_order(self) -> None:
         """Levels compare by how loud they are."""

@@ -15,7 +15,7 @@ CONTRACT_FIELDS = (
     "server_id conn_id device_name remote holder binary_version close_code "
     "err path duration frames bytes size limit listen mode version reason "
     "capacity binaries phones aborted certificates retry_in enforcement "
-    "token_fp message_id url authority"
+    "token_fp message_id url authority suppressed"
 )
 """The closed list of the contract's section on logging."""
 

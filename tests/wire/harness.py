@@ -15,6 +15,7 @@ import json
 import select
 import socket as _socket
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from itertools import count
 from random import Random
 from typing import Any, ClassVar, cast
@@ -229,13 +230,17 @@ class _OrderedSet(dict[Any, None]):
 
 
 class Answer:
-    """An HTTP answer, taken apart."""
+    """An HTTP answer, taken apart. Its status has the phrase of the standard."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         head, _, self.body = raw.partition(b"\r\n\r\n")
         status_line, *lines = head.split(b"\r\n")
         self.status = int(status_line.split(b" ")[1]) if raw else 0
+        if raw:
+            phrase = HTTPStatus(self.status).phrase
+            assert status_line[:9] in {b"HTTP/1.0 ", b"HTTP/1.1 "}, status_line
+            assert status_line[9:] == f"{self.status} {phrase}".encode(), status_line
         self.headers = {
             name.lower().decode(): value.strip().decode()
             for name, _, value in (line.partition(b":") for line in lines)

@@ -15,7 +15,6 @@ from tests.peers.frames import close_frame, frame
 from tests.peers.requests import binary_headers, phone_headers, upgrade_request
 from tests.wire.harness import Binary, Client, WireTest
 
-
 GOOD_CODES = (1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999)
 """Close codes that may stand on the wire. 1014 was registered later than the others."""
 BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)

@@ -84,14 +84,15 @@ class GateTest(WireTest):
                     self.assert_refused(peer, f"{path!r} with {name!r}: {value!r}")
 
     def test_refusals_are_counted(self) -> None:
-        """A refusal is one event below info, for the metrics, and quotes no value."""
+        """A refusal is one event, for the metrics and for the log, and quotes no value."""
         for path in ALL_PATHS:
             self.relay.seen.clear()
             self.ask(path, replaced(good(path), b"User-Agent", None))
             ((event, fields),) = self.relay.seen.events
             self.assertIs(event, Event.REQUEST_REFUSED)
-            self.assertEqual(fields["path"], path.decode())
-            self.assertNotIn("home", str(fields))
+            missing = UpgradeRefusal.NO_USER_AGENT
+            expected = {"remote": "192.0.2.7", "path": path.decode(), "err": missing}
+            self.assertEqual(fields, expected)
 
     def test_refused_handshake_takes_the_same_event(self) -> None:
         """A request that fails both gate and handshake is refused by the gate, and counted once."""

@@ -45,6 +45,11 @@ class RefusalTest(WireTest):
         ):  # fmt: skip
             peer = self.relay.request(upgrade_request(path, phone_headers()))
             self.assert_bare(peer, 404, path.decode())
+            ((event, fields),) = self.relay.seen.events
+            self.assertIs(event, Event.PATH_UNKNOWN)
+            self.assertEqual(fields["remote"], "192.0.2.7")
+            self.assertNotIn("echo-me", str(fields))
+            self.relay.seen.clear()
         self.assertEqual(self.relay.counts, (0, 0, 0))
 
     def test_path_comes_before_draining(self) -> None:

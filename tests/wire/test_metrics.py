@@ -594,3 +594,43 @@ class RefusalTests(MetricsCase):
         self.relay.request(upgrade_request(b"/v1/client", phone_headers(), method=b"PUT"))
         said = [fields["err"] for fields in self.relay.seen.of(Event.REQUEST_REFUSED)]
         self.assertEqual(said, [UpgradeRefusal.NOT_READY, UpgradeRefusal.NO_HANDSHAKE])
+
+    def test_reasons(self) -> None:
+        """Each refused request counts once by what is wrong with it: its path, or its headers."""
+        for path, headers in (
+            (b"/", []),
+            (b"/", []),
+            (b"/V1/client?x=1", []),
+            (b"/relay/v1/client", phone_headers()),
+            (b"/v1/client", []),
+            (b"/v2/server", phone_headers()),
+            (b"/v1/client", [*phone_headers(), *phone_headers()]),
+        ):
+            self.relay.request(upgrade_request(path, headers))
+        self.relay.request(upgrade_request(b"/v1/client", phone_headers(), method=b"PUT"))
+        scrape = self.scrape()
+        for reason, number in (
+            ("path_unknown", 2), ("path_spelling", 1), ("path_surrounded", 1),
+            ("no_server_id", 1), ("no_version", 1), ("repeated_header", 1), ("no_handshake", 1),
+            ("no_token", 0),
+        ):  # fmt: skip
+            self.assertEqual(scrape("requests_refused_total", reason=reason), number, reason)
+
+    def test_not_counted(self) -> None:
+        """What is no fault of a request is not counted, nor are other listeners' requests."""
+        before = self.refused_requests()
+        self.relay.service.readiness = Readiness.DRAINING
+        self.relay.request(upgrade_request(b"/v1/client", phone_headers()))
+        self.relay.service.readiness = Readiness.READY
+        self.relay.request(upgrade_request(b"/v1/client", phone_headers()))
+        self.relay.request(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertEqual(self.relay.ask("/nowhere").status, 404)
+        self.assertEqual(self.refused_requests(), before)
+
+    def refused_requests(self) -> float:
+        """Return how many refused requests there were, for all reasons."""
+        return sum(
+            value
+            for name, value in self.scrape().values.items()
+            if name[0] == "pyrycode_relay_requests_refused_total"
+        )

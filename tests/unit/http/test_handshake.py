@@ -80,6 +80,13 @@ class FaultTests(Cases):
         self.assertEqual(found.status, 426)
         self.assertEqual(found.headers, {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13"})
 
+    @cases({"upgrade": (b"upgrade", b"websocket"), "connection": (b"connection", b"Upgrade")})
+    def test_tokens_are_ascii(self, name: bytes, good: bytes) -> None:
+        """A byte above 0x7F, UTF-8 or not, is malformed in a list of tokens."""
+        for value in (b"\xff", good + b"\xff", b"\xc3\xa9, " + good, b"\x85"):
+            for values in ([value], [good, value]):
+                self.assertIs(fault({**VALID, name: values}), HandshakeFault.MALFORMED)
+
     @cases(
         {
             "empty": (b"",),

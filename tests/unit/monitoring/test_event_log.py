@@ -13,8 +13,9 @@ from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.python import log as legacy
 from twisted.web._newclient import HTTPClientParser
 
-from pyrycode_relay.events import Event, Level
+from pyrycode_relay.events import Event, Level, LineLimit
 from pyrycode_relay.http.admission import Bound, Enforcement
+from pyrycode_relay.http.paths import PathFault
 from pyrycode_relay.http.proxy_protocol import ProxyRefusal
 from pyrycode_relay.monitoring import event_log
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
@@ -26,8 +27,9 @@ from tests.unit.bench import Cases, cases, examples
 SECRET = "-".join(["hunter2", "do", "not", "tell"])
 OWN = "pyrycode_relay.websocket.connection"
 OTHER = "twisted.internet.tcp"
-FLOODS = {event.label: (event,) for event in Event if event.floods}
-CALM = {event.label: (event,) for event in Event if not event.floods}
+CALM = {event.label: (event,) for event in Event if event.line_limit is LineLimit.NONE}
+FLOODS = {event.label: (event,) for event in Event if event.label not in CALM}
+STRANGERS = {event.label: (event,) for event in Event if event.line_limit is LineLimit.TOTAL}
 
 
 class LogCase(Cases):
@@ -101,6 +103,7 @@ class LineTests(LogCase):
                 *EndCause,
                 *EnvelopeFault,
                 *UpgradeRefusal,
+                *PathFault,
                 *Enforcement,
                 *Bound,
                 *ProxyRefusal,
@@ -251,6 +254,29 @@ class FloodTests(LogCase):
         self.assertLess(self.saw(log, event, 1000), 10)
         self.clock.advance(60)
         self.assertIn(self.saw(log, event, 1000), range(1, 10))
+
+    @cases(STRANGERS)
+    def test_bounded_in_all(self, event: Event) -> None:
+        """What anybody can cause leaves six lines a minute, however many addresses cause it, and
+        each line has the number of those left out before it."""
+        log = self.event_log()
+        for number in range(1000):
+            self.saw(log, event, 1, f"192.0.2.{number % 250}")
+        self.assertEqual([line.split()[-1] for line in self.lines()], ["suppressed=0"] * 6)
+        self.clock.advance(9.75)
+        self.assertEqual(self.saw(log, event, 1), 0)
+        self.clock.advance(0.25)
+        self.assertEqual(self.saw(log, event, 2), 1)
+        self.assertTrue(self.lines()[-1].endswith(" suppressed=995"))
+        for _ in range(24 * 60):
+            self.clock.advance(60)
+            self.saw(log, event, 7)
+        self.assertLess(len(self.output.getvalue()), 1_500_000, "bytes in a day")
+
+    @cases(STRANGERS)
+    def test_below_the_threshold(self, event: Event) -> None:
+        """A line that the threshold leaves out anyway is not counted as left out."""
+        self.assertEqual(self.saw(self.event_log(Level.WARN), event, 10), 0)
 
     @cases(CALM)
     def test_not_bounded(self, event: Event) -> None:

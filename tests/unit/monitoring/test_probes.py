@@ -7,7 +7,7 @@ import io
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from pyrycode_relay.events import Event, Level
+from pyrycode_relay.events import Event, Level, LineLimit
 from pyrycode_relay.monitoring.event_log import EventLog, Writer
 from pyrycode_relay.monitoring.probes import CAUSED, by_probe, level
 from pyrycode_relay.protocol.probe_ids import PREFIX
@@ -23,7 +23,7 @@ class ProbesTests(Cases):
         self.assertIs(level(event, fields), expected)
         self.assertIs(level(event, {"server_id": f"x{PREFIX}"}), event.level)
         self.assertIs(level(event, {}), event.level)
-        if event.level >= Level.WARN or event.floods:
+        if event.level >= Level.WARN or event.line_limit is not LineLimit.NONE:
             self.assertFalse(by_probe(event, fields))
 
     def test_log(self) -> None:
