@@ -18,6 +18,7 @@ from pyrycode_relay import __version__, start_report
 from pyrycode_relay.acme.cache import CertCache
 from pyrycode_relay.addresses import Trusted
 from pyrycode_relay.config.settings import Settings
+from pyrycode_relay.deadlines import Deadlines
 from pyrycode_relay.drain import Connections, Drain
 from pyrycode_relay.endpoints.binary import BinaryFactory
 from pyrycode_relay.endpoints.context import RelayContext
@@ -84,13 +85,14 @@ class RelayService(Service):
         self._admin_listeners = Listeners(partial(listen, reactor))
         self._reactor = reactor
         self._clock: IReactorTime = reactor
+        self._deadlines = Deadlines(self._clock)
         self._started = self._clock.seconds()
         self._random = random or Random()  # noqa: S311 - spreads load, no secret
         self._trusted = Trusted(settings.trusted_proxy)
         self._poller = Poller(reactor, epoll)
         self._push = self._make_push() if settings.push else None
         self.context = RelayContext(
-            self._clock, limits, self.events, self._random, self._poller, self._push
+            self._deadlines, limits, self.events, self._random, self._poller, self._push
         )
         binaries = BinaryFactory(self.context)
         phones_v1 = PhoneFactory(self.context, header_gate.gate_phone_v1)
@@ -115,9 +117,9 @@ class RelayService(Service):
             health=self.health,
         )
         self.site = RelaySite(
-            self._clock, self.events, limits, backend, self._trusted, settings.domain
+            self._deadlines, self.events, limits, backend, self._trusted, settings.domain
         )
-        self.challenge_site = ChallengeSite(self._clock, self.events, limits)
+        self.challenge_site = ChallengeSite(self._deadlines, self.events, limits)
         self._cache = self._make_cache() if settings.acme else None
         self._issuance = None if self._cache is None else self._make_issuance(self._cache)
         self.certificates = self._make_certificates() if settings.tls_listen else None
@@ -127,7 +129,7 @@ class RelayService(Service):
             self.status = self._make_status()
             self.events.add(self.status)
             self.admin = AdminSite(
-                self._clock, self.status, settings.admin_allow_remote, self.events, limits
+                self._deadlines, self.status, settings.admin_allow_remote, self.events, limits
             )
         self._drain = self._make_drain()
 
@@ -277,7 +279,7 @@ class RelayService(Service):
             return factory
         return ProxyFactory(
             factory,
-            self._clock,
+            self._deadlines,
             self.events,
             self.settings.limits,
             max_waiting=self.admission.capacity.waiting,

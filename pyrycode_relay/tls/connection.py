@@ -52,6 +52,8 @@ class TLSConnection(BufferingTLSTransport):
     factory: TLSFactory
     refused: Refusal | None = None
     """Why the relay refuses the handshake; None if it does not."""
+    output = 0
+    """Bytes that TLS has passed to the transport so far."""
     _unfinished = 0
     _flushed = 0
     """Bytes that the last flush passed to the transport."""
@@ -92,6 +94,7 @@ class TLSConnection(BufferingTLSTransport):
             except SSL.WantReadError:
                 return
             self._flushed += len(data)
+            self.output += len(data)
             self.transport.write(data)  # type: ignore[union-attr]
             if len(data) < _PIECE:
                 return

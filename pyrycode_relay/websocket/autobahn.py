@@ -73,13 +73,13 @@ class AutobahnAdapter(SocketReader, WebSocketServerProtocol):  # type: ignore[mi
     """
 
     __slots__ = (
+        "_acknowledgements",
         "_direct",
         "_last_life",
         "_out",
         "_out_payload",
         "_out_size",
         "_partial",
-        "_unacked",
         "current_frame",
         "data",
         "factory",

@@ -1,7 +1,8 @@
 """Whether a peer is alive and keeps up: heartbeat, probe, write stall, message deadline.
 
-Any byte from the peer is a sign of life. So is progress in acknowledging a backlog, because the
-ping waits behind it. Source: "Flow control and liveness" in ``docs/protocol.md``.
+Any byte from the peer is a sign of life. Acknowledged bytes are one only until the ping is among
+them, because the ping may wait behind a long backlog. Source: "Flow control and liveness" in
+``docs/protocol.md``.
 
 Autobahn's timers are off. They round to whole seconds, run on the global reactor, and end
 connections without a close frame.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.internet.interfaces import IDelayedCall
@@ -18,10 +20,11 @@ from twisted.internet.interfaces import IDelayedCall
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.registry.drain_time import Intake, Pace
+from pyrycode_relay.websocket.acknowledgements import Acknowledgements, AwaitedPing
 from pyrycode_relay.websocket.autobahn import AutobahnAdapter
 from pyrycode_relay.websocket.factory import RelayFactory
 from pyrycode_relay.websocket.stage import Stage
-from pyrycode_relay.websocket.transports import Transport, unacked_bytes, unsent_bytes
+from pyrycode_relay.websocket.transports import Transport, descriptor_of, unsent_bytes
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -41,6 +44,9 @@ _SAMPLE_INTERVAL: Final = 2.5
 """Seconds between two of these samples, at most. What a peer has taken lately is what it has
 taken since the last sample but one."""
 
+_ANSWER_CHECKS: Final = 16
+"""Samples within the time that a peer has for its answer to a ping."""
+
 
 class Timer(enum.StrEnum):
     """The timers of a connection. A timer that is set says what the connection waits for."""
@@ -57,6 +63,10 @@ class Timer(enum.StrEnum):
     """The end of a message that has begun."""
     ABORT = "abort"
     """The end of a connection that is closing."""
+
+
+_OF_OUTPUT: Final = frozenset({Timer.STALL})
+"""The timers whose calls do not depend on what the peer has sent."""
 
 
 class WatchedProtocol(AutobahnAdapter):
@@ -84,12 +94,10 @@ class WatchedProtocol(AutobahnAdapter):
         self._last_life = factory.seconds()
         self._ping_sent: float | None = None
         self._answered: Callable[[bool], None] | None = None
-        self._unacked: int | None = None
-        """Bytes that the peer had not acknowledged at the last sample, plus those written since.
-
-        None while no timer needs this sign of life."""
+        self._acknowledgements: Acknowledgements | None = None
+        """What the peer acknowledges; None while no timer needs it."""
         self._progress = 0.0
-        """When a sample last showed that the peer had read some of its backlog."""
+        """When a sample last showed that the peer had acknowledged something."""
         self._intake: Intake | None = None
         """What the peer has acknowledged lately; None while no backlog is watched."""
         self._reading = True
@@ -98,6 +106,10 @@ class WatchedProtocol(AutobahnAdapter):
 
     def close(self, cause: EndCause, *, flush: bool = True) -> None:
         """Close the connection, after what is queued if ``flush`` is true."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what was gathered."""
         raise NotImplementedError
 
     # Timers
@@ -112,12 +124,17 @@ class WatchedProtocol(AutobahnAdapter):
         self._timers[timer] = self.factory.clock.callLater(delay, self._fire, timer, call)
 
     def _fire(self, timer: Timer, call: Callable[[], None]) -> None:
-        del self._timers[timer]
-        call()
+        """Make a timer's call, unless what the peer has sent, and no one has read, changes that."""
+        planned = self._timers[timer]
+        if timer not in _OF_OUTPUT:
+            self.factory.poller.read(descriptor_of(self.transport))
+        if self._timers.get(timer) is planned:
+            del self._timers[timer]
+            call()
 
     def _cancel(self, timer: Timer) -> None:
         planned = self._timers.pop(timer, None)
-        if planned is not None:
+        if planned is not None and planned.active():
             planned.cancel()
 
     def watch(self) -> None:
@@ -145,7 +162,7 @@ class WatchedProtocol(AutobahnAdapter):
         """Take bytes from the socket: a sign of life."""
         poller = self.factory.poller
         self._last_life = poller.now if poller.busy else self.factory.seconds()
-        if self._unacked is not None:
+        if self._acknowledgements is not None:
             self._answer_waiters()
         if self.ignore_input:
             # TLS still reads, for the peer's close_notify.
@@ -197,32 +214,28 @@ class WatchedProtocol(AutobahnAdapter):
 
     # Progress, and the write stall
 
-    def _sample_progress(self) -> bool:
-        """Sample what the peer has acknowledged; return whether that proves it alive.
-
-        Progress is proof only while some data is left: then the ping may still wait behind a long
-        backlog. If nothing is left, the peer has got the ping too and must answer it.
-        """
-        unacked = unacked_bytes(self.transport)
-        took_some = self._unacked is not None and unacked < self._unacked
-        if self._intake is not None and self._unacked is not None:
-            self._intake.add(self._unacked - unacked)
-        if took_some:
+    def _sample(self) -> int:
+        """Sample what the peer has acknowledged; return its bytes since the first sample."""
+        counted = self._acknowledgements
+        if counted is None:
+            counted = self._acknowledgements = Acknowledgements(self.transport)
+        before = counted.total
+        taken = counted.sample() - before
+        if self._intake is not None:
+            self._intake.add(taken)
+        if taken > 0:
             self._progress = self.factory.clock.seconds()
-            if unacked:
-                self._show_life()
-        self._unacked = unacked
-        return took_some and unacked > 0
+        return counted.total
 
     def _stop_sampling(self) -> None:
         """Stop counting what is written, unless something is still waited for."""
         if not self._timers.keys() & {Timer.STALL, Timer.PONG, Timer.PROBE}:
-            self._unacked = None
+            self._acknowledgements = None
 
     def _watch_stall(self) -> None:
         """Begin to sample a peer that did not take all that was written to it at once."""
         if Timer.STALL not in self._timers:
-            self._sample_progress()
+            self._sample()
             self._progress = self.factory.clock.seconds()
             self._intake = Intake(self._progress)
             self._rearm_stall()
@@ -243,7 +256,7 @@ class WatchedProtocol(AutobahnAdapter):
 
     def _check_stall(self) -> None:
         """Close a peer that has read nothing of its backlog for the write-stall time."""
-        self._sample_progress()
+        self._sample()
         if not unsent_bytes(self.transport):
             self._intake = None
             self._stop_sampling()
@@ -271,14 +284,10 @@ class WatchedProtocol(AutobahnAdapter):
             self._intake.restart(self.factory.seconds(), self._acked_since_sample())
 
     def _acked_since_sample(self) -> int:
-        return 0 if self._unacked is None else self._unacked - unacked_bytes(self.transport)
+        counted = self._acknowledgements
+        return 0 if counted is None else counted.since_sample()
 
     # Heartbeat and probe
-
-    def _show_life(self) -> None:
-        """Note a sign of life: the peer reads its backlog."""
-        self._last_life = self.factory.seconds()
-        self._answer_waiters()
 
     def _answer_waiters(self) -> None:
         """Treat a sign of life as the answer to a pending ping and a pending probe."""
@@ -306,22 +315,40 @@ class WatchedProtocol(AutobahnAdapter):
         A peer that is not being read gets no ping, because its pong could not be seen. Nor does
         a peer that does not read: the write stall covers it.
         """
-        silent = self.factory.clock.seconds() - self._last_life
+        now = self.factory.seconds()
+        silent = now - self._last_life
         if not self._reading or not self.writable:
             self._rearm_heartbeat()
         elif silent >= self._heartbeat_interval - _ROUNDING:
-            self._sample_progress()
-            self._ping_sent = self.factory.seconds()
-            self._later(Timer.PONG, self._limits.heartbeat_timeout, self._check_pong)
-            self.sendPing()
+            self._ping_sent = now
+            self._await_answer(Timer.PONG, self._limits.heartbeat_timeout, self._check_pong)
         else:
             self._later(Timer.HEARTBEAT, self._heartbeat_interval - silent, self._beat)
 
-    def _check_pong(self) -> None:
-        if self._sample_progress() or not self._reading or not self.writable:
-            self._rearm_heartbeat()
-        else:
+    def _await_answer(
+        self, timer: Timer, timeout: float, check: Callable[[AwaitedPing], None]
+    ) -> None:
+        """Ping the peer, and ``check`` several times within ``timeout`` whether it is alive."""
+        self.sendPing()
+        self.flush()
+        self._sample()
+        assert self._acknowledgements is not None  # noqa: S101 - sampled just now
+        ping = AwaitedPing(self._acknowledgements, self.factory.clock.seconds())
+        self._later(timer, timeout / _ANSWER_CHECKS, partial(check, ping))
+
+    def _check_pong(self, ping: AwaitedPing) -> None:
+        """Close a peer that has not answered within the heartbeat timeout of getting the ping."""
+        now = self.factory.clock.seconds()
+        ping.is_waited_for(self._sample(), now, backlog=not self.writable)
+        if not self._reading or not self.writable:
+            ping.since = now
+        timeout = self._limits.heartbeat_timeout
+        left = ping.since + timeout - now
+        if left <= _ROUNDING:
             self.close(EndCause.HEARTBEAT_TIMEOUT, flush=False)
+        else:
+            wait = min(left, timeout / _ANSWER_CHECKS)
+            self._later(Timer.PONG, wait, partial(self._check_pong, ping))
 
     def onPong(self, payload: bytes) -> None:  # noqa: ARG002
         """Note how long the answer to a heartbeat took."""
@@ -332,16 +359,28 @@ class WatchedProtocol(AutobahnAdapter):
     def probe(self, answered: Callable[[bool], None]) -> None:
         """Ping the peer; call ``answered(True)`` at its first sign of life.
 
-        Call ``answered(False)`` if there is none within the probe timeout, or if the connection
-        ends before that.
+        Call ``answered(False)`` if there is none within the probe timeout of the peer's getting
+        the ping, or if the connection ends before that.
         """
-        self._sample_progress()
         self._answered = answered
-        self._later(Timer.PROBE, self._limits.probe_timeout, self._end_probe)
-        self.sendPing()
+        self._await_answer(Timer.PROBE, self._limits.probe_timeout, self._check_probe)
 
-    def _end_probe(self) -> None:
-        self._answer_probe(self._sample_progress())
+    def _check_probe(self, ping: AwaitedPing) -> None:
+        """Decide a probe at its timeout; if the peer has got the ping meanwhile, after one more.
+
+        A peer that still reads up to the ping is alive.
+        """
+        now = self.factory.clock.seconds()
+        reads = ping.is_waited_for(self._sample(), now, backlog=not self.writable)
+        timeout = self._limits.probe_timeout
+        left = ping.since + timeout - now
+        if reads and now >= ping.sent + timeout - _ROUNDING:
+            self._answer_probe(True)
+        elif left <= _ROUNDING:
+            self._answer_probe(False)
+        else:
+            wait = min(left, timeout / _ANSWER_CHECKS)
+            self._later(Timer.PROBE, wait, partial(self._check_probe, ping))
 
     def _answer_probe(self, alive: bool) -> None:
         self._cancel(Timer.PROBE)

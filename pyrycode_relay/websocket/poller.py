@@ -164,6 +164,12 @@ class Poller:
         finally:
             self._finish(self._wait_to_write)
 
+    def read(self, descriptor: Any) -> None:
+        """Read a transport's socket now, as a batch, if it is polled for input."""
+        number = descriptor.fileno()
+        if self._polled.get(number, 0) & _READ:
+            self.run(self._serve, self._readers[number], _READ)
+
     def gather(self, gatherer: Gatherer) -> None:
         """Flush ``gatherer`` at the end of the batch that is under way."""
         self._gatherers.append(gatherer)

@@ -137,8 +137,8 @@ class SendingProtocol(WatchedProtocol):
         self._out = None
         self._out_size = 0
         payload, self._out_payload = self._out_payload, 0
-        if self._unacked is not None:
-            self._unacked += len(data)
+        if self._acknowledgements is not None:
+            self._acknowledgements.written += len(data)
         left = self._write_plain(data) if self._direct else self._write(data)
         if left:
             self._watch_stall()
@@ -240,7 +240,6 @@ class SendingProtocol(WatchedProtocol):
         """Write again: everything has gone out. Called by the transport."""
         self.writable = True
         self.outbox.written()
-        self._show_life()
         if has_ended_below(self.transport):
             # TLS has ended below, and its socket is closed once no producer is registered.
             self.unregisterProducer()

@@ -19,6 +19,8 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
+from pyrycode_relay.tls.connection import TLSConnection
+
 _INT: Final = struct.Struct("i")
 _PIECES: Final = 256
 """Pieces that may wait in a transport before they are joined; each takes 50 bytes and its data."""
@@ -118,14 +120,23 @@ def unsent_bytes(transport: Transport) -> int:
     unfinished.
     """
     descriptor = descriptor_of(transport)
-    blocked = 0
+    return blocked_bytes(transport) + (0 if descriptor is None else waiting_in(descriptor))
+
+
+def blocked_bytes(transport: Transport) -> int:
+    """Return how many bytes wait for OpenSSL, which has not taken them yet."""
     if isinstance(transport, TLSMemoryBIOProtocol):
-        blocked = sum(map(len, transport._appSendBuffer))
-    return blocked + (0 if descriptor is None else waiting_in(descriptor))
+        return sum(map(len, transport._appSendBuffer))
+    return 0
+
+
+def tls_output(transport: Transport) -> int | None:
+    """Return how many bytes TLS has passed to its descriptor so far; None without TLS."""
+    return transport.output if isinstance(transport, TLSConnection) else None
 
 
 def unacked_bytes(transport: Transport) -> int:
-    """Return how many bytes the peer has not acknowledged, in user space and in the kernel.
+    """Return how many bytes of a descriptor's, in it and in the kernel, are not acknowledged.
 
     Twisted tells a producer only when everything has gone out, and the kernel asks for more only
     when a good part of its buffer is free. Only this count shows that a slow peer reads.
@@ -137,7 +148,7 @@ def unacked_bytes(transport: Transport) -> int:
     in_kernel = bytearray(_INT.size)
     with contextlib.suppress(OSError):
         fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-    return unsent_bytes(transport) + int(_INT.unpack(in_kernel)[0])
+    return waiting_in(descriptor) + int(_INT.unpack(in_kernel)[0])
 
 
 def can_write_past(descriptor: Connection) -> bool:

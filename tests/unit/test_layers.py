@@ -31,7 +31,17 @@ CONTRACT = (
 
 LAYERS = (
     CONTRACT,
-    ("registry", "tls", "config", "daemon_threads", "drain", "event_bus", "sd_notify", "signals"),
+    (
+        "registry",
+        "tls",
+        "config",
+        "daemon_threads",
+        "deadlines",
+        "drain",
+        "event_bus",
+        "sd_notify",
+        "signals",
+    ),
     ("acme", "listeners"),
     ("websocket",),
     ("http",),
