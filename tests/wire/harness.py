@@ -198,13 +198,23 @@ class MemoryReactor(_DisconnectSelectableMixin, MemoryReactorClock):
             if transport in self.writers and transport.socket.writable:
                 self._do(transport, transport.doWrite, is_read=False)
                 moved = True
+        return self._fire_next() or moved
+
+    def _fire_next(self) -> bool:
+        """Fire the next timer if it is due; False if it is not."""
         due = self.next_time()
-        if due is not None and due <= self.seconds():
-            call = self.calls.pop(0)
-            call.called = 1
-            call.func(*call.args, **call.kw)
-            moved = True
-        return moved
+        if due is None or due > self.seconds():
+            return False
+        call = self.calls.pop(0)
+        call.called = 1
+        call.func(*call.args, **call.kw)
+        return True
+
+    def fire_due(self) -> None:
+        """Fire the timers that are due, and no others that these plan for now."""
+        due = [call for call in self.calls if call.getTime() <= self.seconds()]
+        for _ in due:
+            self._fire_next()
 
     def _do(self, transport: Server, step: Any, *, is_read: bool) -> None:
         try:
@@ -502,6 +512,12 @@ class Relay:
                 return
             self.reactor.rightNow = due
         raise AssertionError("timers without end")
+
+    def stop(self, seconds: float) -> None:
+        """Let time pass while the process is stopped; then timers fire before sockets are read."""
+        self.reactor.rightNow += seconds
+        self.reactor.fire_due()
+        self.pump()
 
     @property
     def now(self) -> float:

@@ -216,6 +216,26 @@ class ConflictTest(WireTest):
         self.assertEqual(newcomer.closed, CONFLICT)
         self.assertIsNone(incumbent.closed)
 
+    def test_hung_daemon_that_is_sent_more(self) -> None:
+        """A daemon that takes what its phones send, and answers nothing, loses its place after
+        the probe timeout, counted from when it has taken the ping."""
+        incumbent, phone = self.silent_incumbent()
+        incumbent.stop_reading()
+        for _ in range(4):
+            phone.text('"' + "x" * 1_000 + '"')
+        newcomer = self.relay.binary()
+        start = self.relay.now
+        while not self.relay.seen.of(Event.SERVER_ID_TAKEOVER):
+            self.assertLess(self.relay.now - start, 13)
+            self.assertIsNone(newcomer.closed)
+            phone.text('"' + "x" * 1_000 + '"')
+            incumbent.socket.window = 1_100
+            incumbent.read(1_100)
+            self.relay.advance(0.25)
+        self.assertGreater(self.relay.now - start, 10)
+        incumbent.resume_reading()
+        self.assertEqual(incumbent.closed, (1011, "heartbeat timeout"))
+
     def test_other_ids(self) -> None:
         """Claims of other server-ids are not disturbed; ids are compared as they are."""
         self.silent_incumbent()

@@ -194,7 +194,7 @@ class HeartbeatTest(WireTest):
         self.assertEqual(phone.closed, (1011, "phone write stalled"))
 
     def test_everything_taken_is_no_answer(self) -> None:
-        """A phone that has taken all that waited has the ping too, and has to answer it."""
+        """A phone that has taken all that waited has the ping too, and has 30 s to answer it."""
         binary, phone = self.relay.pair()
         phone.answers = False
         self.relay.advance(25)
@@ -204,6 +204,41 @@ class HeartbeatTest(WireTest):
         phone.resume_reading()
         self.assertEqual(self.pings(phone), 1)
         self.relay.advance(29)
+        self.assertIsNone(phone.closed)
+        self.relay.advance(3)
+        self.assertEqual(phone.closed, (1011, "heartbeat timeout"))
+
+    def test_taken_steadily_is_no_answer(self) -> None:
+        """A phone that takes whatever comes, and answers nothing, is pinged and closed as soon as
+        one to which nothing is sent."""
+        binary, phone = self.relay.pair()
+        phone.answers = False
+        for number in range(66 * 4):
+            phone.socket.window = 40_000
+            phone.reading = number % 2 == 0
+            binary.forward(phone, '"' + "x" * 50_000 + '"')
+            self.relay.advance(0.25)
+        phone.resume_reading()
+        self.assertEqual(phone.closed, (1011, "heartbeat timeout"))
+
+    def test_ping_behind_a_backlog(self) -> None:
+        """A phone that still reads up to the ping stays; its 30 s begin when it has the ping."""
+        binary, phone = self.relay.pair()
+        self.relay.advance(25)
+        phone.stop_reading()
+        binary.forward(phone, '"' + "x" * 60_000 + '"')
+        for _ in range(100):
+            self.relay.advance(1)
+            phone.socket.window = 500
+            phone.read(500)
+        self.assertIsNone(phone.closed)
+        self.assertEqual(self.pings(phone), 0)
+        phone.answers = False
+        phone.resume_reading()
+        self.assertEqual(self.pings(phone), 1)
+        self.relay.advance(29)
+        self.assertIsNone(phone.closed)
+        self.relay.advance(3)
         self.assertEqual(phone.closed, (1011, "heartbeat timeout"))
 
     def test_ping_is_answered(self) -> None:

@@ -10,12 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar, cast
 
+from pyrycode_relay.endpoints.phone import PhoneProtocol
 from pyrycode_relay.events import Event
 from pyrycode_relay.http.server import Site
 from pyrycode_relay.tls.certificate import Pair
 from pyrycode_relay.tls.connection import TLSFactory
 from pyrycode_relay.tls.sources import Files
 from pyrycode_relay.tls.store import Certificates
+from pyrycode_relay.websocket.acknowledgements import Acknowledgements
 from tests.ca import Authority
 from tests.peers.frames import frame
 from tests.peers.requests import Headers, binary_headers, phone_headers, upgrade_request
@@ -111,6 +113,26 @@ class SecureTest(WireTest):
 
 class TLSTest(SecureTest):
     """Connections over TLS, in memory."""
+
+    def test_acknowledged_bytes(self) -> None:
+        """What is acknowledged is counted in bytes of TLS, which exceed those of small messages."""
+        binary = self.relay.binary()
+        phone = self.upgraded(b"/v1/client", phone_headers())
+        phone.say(frame(1, b"1"))
+        [conn_id] = [each["conn_id"] for each in binary.envelopes]
+        [side] = [each for each in self.relay.connections() if isinstance(each, PhoneProtocol)]
+        counted = Acknowledgements(side.transport)
+        before = len(phone.received)
+        for number in range(1, 4):
+            binary.text(f'{{"conn_id":"{conn_id}","frame":{number}}}')
+            self.assertEqual(counted.sample(), len(phone.received) - before)
+        self.assertGreater(counted.total, 3 * 20)
+        phone.stop_reading()
+        binary.text(f'{{"conn_id":"{conn_id}","frame":4}}')
+        self.assertEqual(counted.sample(), len(phone.received) - before)
+        self.assertGreater(counted.end(), counted.total)
+        phone.resume_reading()
+        self.assertEqual(counted.sample(), len(phone.received) - before)
 
     def test_everything_in_one_flight(self) -> None:
         """The last of the handshake, a request, frames, a close: answered in order and closed."""

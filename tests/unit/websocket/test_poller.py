@@ -373,6 +373,22 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual(end.lost, [ConnectionDone])
         self.assertEqual(self.poller.removeAll(), [])
 
+    def test_read_now(self) -> None:
+        """A connection can be read out of turn, if it is polled for input, as a batch."""
+        end, reader = self.reader()
+        other = self.end()
+        for each in (end, other):
+            each.far.send(b"x")
+        self.poller.read(end)
+        self.assertEqual((reader.read, other.read), ([b"x"], []))
+        self.assertFalse(self.poller.busy)
+        self.poller.removeReader(other)
+        self.poller.read(other)
+        self.assertEqual(other.read, [])
+        end.far.shutdown(socket.SHUT_WR)
+        self.poller.read(end)
+        self.assertEqual(end.lost, [ConnectionDone])
+
     def test_a_bug_in_a_protocol_that_reads(self) -> None:
         """An error in such a protocol's reading costs its connection, and no other."""
         (bad, reader), good = self.reader(), self.end()
