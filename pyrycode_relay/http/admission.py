@@ -73,7 +73,7 @@ class Denial:
 
 
 class Usage:
-    """How much of the limits is in use: by this process, which has no other workers beside it.
+    """How much of the limits is in use, in a relay of one process.
 
     A key is a `limit_key`. ``seconds`` is the clock.
     """

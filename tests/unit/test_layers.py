@@ -75,6 +75,8 @@ STATE = (
     "registry",
     "http.admission",
     "http.capacity",
+    "http.shared_limits",
+    "http.shared_memory",
     "http.waiting_room",
     "acme.schedule",
 )
