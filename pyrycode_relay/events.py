@@ -12,6 +12,7 @@ from typing import Final, Protocol
 FIELDS: Final = frozenset(
     {
         "server_id",
+        "id_hash",
         "conn_id",
         "device_name",
         "remote",

@@ -132,6 +132,7 @@ class BinaryProtocol(RelayProtocol):
         context.observer.saw(
             Event.SERVER_CLAIMED,
             server_id=self.server_id,
+            id_hash=context.id_hash.of(self.server_id),
             binary_version=self.version,
             remote=self.remote,
         )

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pyrycode_relay.endpoints.waker import PushOff, Waker
 from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.id_hash import IdHash
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.registry.memory_budget import MemoryBudget
@@ -47,6 +48,8 @@ class RelayContext:
         self.poller = poller
         self.waker: Waker = waker or PushOff(observer)
         self.tally = Tally()
+        self.id_hash = IdHash()
+        """Stands for server-ids on the status page, and in the log beside them."""
         self.memory_budget = MemoryBudget(limits.memory_budget, clock.seconds)
         self.registry = Registry(clock, limits, self.memory_budget, self._expired)
 

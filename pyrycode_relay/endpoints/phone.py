@@ -76,6 +76,7 @@ class PhoneProtocol(RelayProtocol):
         context.observer.saw(
             Event.PHONE_REGISTERED,
             server_id=self.server_id,
+            id_hash=context.id_hash.of(self.server_id),
             conn_id=self.phone.conn_id,
             device_name=self.device_name,
             remote=self.remote,

@@ -20,6 +20,7 @@ CONTRACT = (
     "__init__",
     "addresses",
     "events",
+    "id_hash",
     "internals",
     "limits",
     "startup_error",

@@ -12,7 +12,7 @@ from tests.unit.bench import Cases, cases
 from tests.unit.sources import MODULES, SOURCES, Source, within
 
 CONTRACT_FIELDS = (
-    "server_id conn_id device_name remote holder binary_version close_code "
+    "server_id id_hash conn_id device_name remote holder binary_version close_code "
     "err path duration frames bytes size limit listen mode version reason "
     "capacity binaries phones aborted certificates retry_in enforcement "
     "token_fp message_id url authority suppressed"
