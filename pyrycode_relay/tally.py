@@ -34,6 +34,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def above(self, bound: float) -> int:
+        """Return how many values were above ``bound``, which is one of the bounds."""
+        return sum(self.counts[self.bounds.index(bound) + 1 :])
+
 
 class Pauses:
     """Pauses in reading sockets: how many began, how many are under way, and their total time."""

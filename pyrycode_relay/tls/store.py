@@ -109,6 +109,11 @@ class Certificates:
         """Whether there is a certificate."""
         return self._contexts.default is not None
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why certificates could not be used when they were last read, in sentences."""
+        return tuple(sorted(self._problems))
+
     def not_after(self) -> dict[str, float]:
         """Return when the certificate for each name expires, in seconds since 1970.
 
