@@ -98,7 +98,7 @@ class RelayService(Service):
         phones_v1 = PhoneFactory(self.context, header_gate.gate_phone_v1)
         phones_v2 = PhoneFactory(self.context, header_gate.gate_phone_v2)
         self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
-        self._phones: tuple[RelayFactory[RelayProtocol], ...] = (phones_v1, phones_v2)
+        self._phones: tuple[PhoneFactory, ...] = (phones_v1, phones_v2)
         self.admission = Admission(
             limits,
             capacity or Capacity.within(_OPEN_FILES, limits),
@@ -195,6 +195,10 @@ class RelayService(Service):
                 under_way=lambda: push.under_way,
             ),
             state=lambda: self.readiness.value,
+            talkers=[each.connections for each in self._phones],
+            listeners=[self.listeners, self._admin_listeners],
+            id_hash=self.context.id_hash,
+            ids_in_clear=self.settings.status_ids,
             crowded_out=lambda: self.site.channels.crowded_out,
             seconds=self._clock.seconds,
             wall=time.time,
@@ -305,7 +309,7 @@ class RelayService(Service):
             self.certificates.watch()
         self._poller.start()
         if self.status is not None:
-            self.status.history.start()
+            self.status.start()
         self._report_start()
         self._be_ready()
         if self._issuance is not None:
@@ -393,7 +397,7 @@ class RelayService(Service):
     async def _close_admin(self) -> None:
         """Close the status page and the metrics, which are served until the drain is over."""
         if self.status is not None:
-            self.status.history.stop()
+            self.status.stop()
         if self.admin is not None:
             for channel in [*self.admin.channels]:
                 channel.forceAbortClient()

@@ -522,6 +522,13 @@ OPTIONS: Final = (
         "name. Use it only on a network on which everybody may see the relay's status.",
     ),
     Option(
+        "status-ids",
+        SWITCH,
+        "no",
+        "Show server-ids and addresses on the status page and in /status.json. Otherwise hashes "
+        "stand for them, and everybody who may see the page sees only those.",
+    ),
+    Option(
         "log-format",
         FORMAT,
         "text",

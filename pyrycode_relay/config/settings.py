@@ -87,6 +87,7 @@ class Settings:
     admin_listen: str = _DEFAULTS["admin-listen"]
     """The address as it was given; empty means no listener."""
     admin_allow_remote: bool = _DEFAULTS["admin-allow-remote"]
+    status_ids: bool = _DEFAULTS["status-ids"]
     log_format: bool = _DEFAULTS["log-format"]
     """Whether the log is JSON."""
     log_level: Level = _DEFAULTS["log-level"]

@@ -21,6 +21,7 @@ from pyrycode_relay.http.server import HardenedRequest, Site
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.monitoring.exposition import CONTENT_TYPE
 from pyrycode_relay.monitoring.status import Status
+from pyrycode_relay.protocol import header_gate
 
 MAX_WAITING: Final = 32
 """Maximum connections without an answer: room for several scrapers and open pages. Beyond that, the
@@ -53,8 +54,15 @@ class Page:
     body: Callable[[], bytes]
 
 
+ID_HASH: Final = b"/id-hash"
+"""The path that tells the hash of a server-id."""
+
+_SERVER_ID: Final = header_gate.SERVER_ID.encode()
+
 ASSETS: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/words.js": ("words.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/status.js": ("status.js", "text/javascript; charset=utf-8"),
     "/status.css": ("status.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -82,6 +90,7 @@ class AdminSite(Site):
     ) -> None:
         super().__init__(reactor, observer, limits, max_waiting=MAX_WAITING)
         self._any_host = any_host
+        self._id_hash = status.id_hash
         self._pages: Mapping[bytes, Page] = {
             b"/metrics": Page(CONTENT_TYPE, status.metrics.text),
             b"/status.json": Page(
@@ -100,11 +109,25 @@ class AdminSite(Site):
             request.answer(421, _FOREIGN_NAME)
             return
         page = self._pages.get(request.path)
-        if page is None:
+        if request.path == ID_HASH:
+            self._answer_hash(request)
+        elif page is None:
             request.refuse(404)
         elif self.only_reads(request):
             request.setHeader(b"Content-Type", page.media_type.encode())
             request.answer(200, page.body())
+
+    def _answer_hash(self, request: HardenedRequest) -> None:
+        """Answer with the hash of the server-id in the header that clients have it in.
+
+        A URL would be kept in the log of a proxy.
+        """
+        server_id = (request.single(_SERVER_ID) or b"").decode("latin-1").strip()
+        if not server_id:
+            request.refuse(400)
+        elif self.only_reads(request):
+            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+            request.answer(200, self._id_hash(server_id).encode() + b"\n")
 
 
 def is_local_host(host: str) -> bool:

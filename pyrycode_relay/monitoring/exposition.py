@@ -6,7 +6,6 @@ A scrape reads each number where it is counted. No frame passes through this mod
 from __future__ import annotations
 
 import platform
-import resource
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import accumulate
@@ -25,7 +24,12 @@ from pyrycode_relay import __version__
 from pyrycode_relay.monitoring.counters import PREFIX, Counters, EventCounter
 from pyrycode_relay.monitoring.history import LAGS, Reading
 from pyrycode_relay.monitoring.monitored import Monitored
-from pyrycode_relay.monitoring.process_stats import Descriptors, descriptor_limit, resident_bytes
+from pyrycode_relay.monitoring.process_stats import (
+    Descriptors,
+    cpu_seconds,
+    descriptor_limit,
+    resident_bytes,
+)
 from pyrycode_relay.monitoring.push_wakes import PushWakes
 from pyrycode_relay.tally import Histogram
 
@@ -61,16 +65,23 @@ class Metrics:
 
     def reading(self) -> Reading:
         """Return the numbers that the status page's charts show."""
-        registry, traffic = self._monitored.registry, self._monitored.tally.phones.traffic()
+        registry, tally = self._monitored.registry, self._monitored.tally
+        traffic = tally.phones.traffic()
         return Reading(
             binaries=registry.binaries,
             phones=registry.phones,
             queue_bytes=self._monitored.memory_budget.total,
+            resident_bytes=resident_bytes(),
             frames_to_binaries=traffic.frames_in,
             frames_to_phones=traffic.frames_out,
             bytes_to_binaries=traffic.bytes_in,
             bytes_to_phones=traffic.bytes_out,
             refusals=sum(self.refusals().values()),
+            cpu_seconds=cpu_seconds(),
+            pings_binaries=sum(tally.binaries.round_trips.counts),
+            ping_seconds_binaries=tally.binaries.round_trips.sum,
+            pings_phones=sum(tally.phones.round_trips.counts),
+            ping_seconds_phones=tally.phones.round_trips.sum,
         )
 
     def refusals(self) -> dict[str, int]:
@@ -237,9 +248,8 @@ class Metrics:
             ("resident_memory_bytes", "Resident memory.", resident_bytes()),
         ):
             yield GaugeMetricFamily(f"process_{name}", text, value)
-        cpu = resource.getrusage(resource.RUSAGE_SELF)
         yield CounterMetricFamily(
-            "process_cpu_seconds", "CPU time used, in seconds.", cpu.ru_utime + cpu.ru_stime
+            "process_cpu_seconds", "CPU time used, in seconds.", cpu_seconds()
         )
 
 

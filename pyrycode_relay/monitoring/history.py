@@ -22,7 +22,7 @@ BEATS: Final = 20
 """Beats between two samples: 10 seconds, finer than a chart of an hour can show."""
 
 SAMPLES: Final = 360
-"""Samples kept: one hour, some 100 KiB."""
+"""Samples kept: one hour, some 200 KiB."""
 
 LAGS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the reactor's lag, in seconds. People notice a lag of 0.1 or more."""
@@ -34,14 +34,22 @@ class Reading(NamedTuple):
     binaries: int = 0
     phones: int = 0
     queue_bytes: int = 0
+    resident_bytes: int = 0
     frames_to_binaries: int = 0
     frames_to_phones: int = 0
     bytes_to_binaries: int = 0
     bytes_to_phones: int = 0
     refusals: int = 0
+    cpu_seconds: float = 0
+    pings_binaries: int = 0
+    """Pings that binaries have answered."""
+    ping_seconds_binaries: float = 0
+    """The sum of their round trips."""
+    pings_phones: int = 0
+    ping_seconds_phones: float = 0
 
 
-TOTALS: Final = Reading._fields[3:]
+TOTALS: Final = Reading._fields[4:]
 """Fields of a reading that only grow. A sample has their rates per second instead."""
 
 SERIES: Final = (*Reading._fields, "lag")
@@ -55,11 +63,19 @@ class History:
         clock: Runs the timer.
         read: Returns the current reading.
         lag: Receives the delay of each beat, in seconds.
+        sampled: Called after each sample.
 
     """
 
-    def __init__(self, clock: IReactorTime, read: Callable[[], Reading], lag: Histogram) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        read: Callable[[], Reading],
+        lag: Histogram,
+        sampled: Callable[[], object] = lambda: None,
+    ) -> None:
         self.lag = lag
+        self._sampled = sampled
         self._clock = clock
         self._read = read
         self._samples: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=SAMPLES)
@@ -97,9 +113,10 @@ class History:
     def _take(self) -> None:
         now = self._clock.seconds()
         sample = self._since(self._marks[-1])
-        self._samples.append((now, tuple(round(value, 4) for value in sample)))
+        self._samples.append((now, tuple(_rounded(value) for value in sample)))
         self._marks.append((now, self._read()))
         self._worst = 0.0
+        self._sampled()
 
     def latest(self) -> tuple[float, ...]:
         """Return the current values, in the order of `SERIES`.
@@ -116,6 +133,15 @@ class History:
         rates = (max(0, getattr(now, name) - getattr(before, name)) / span for name in TOTALS)
         return (*now[: -len(TOTALS)], *rates, self._worst)
 
+    def worst_lag(self, wall: float) -> tuple[float, float]:
+        """Return the worst lag of the last hour, and the end of its sample in seconds since 1970.
+
+        ``wall`` is the current time.
+        """
+        offset = wall - self._clock.seconds()
+        past = ((values[-1], time + offset) for time, values in self._samples)
+        return max((self._worst, wall), *past)
+
     def columns(self, wall: float) -> Mapping[str, list[float]]:
         """Return the samples by series, oldest first, and their times as ``time``.
 
@@ -127,3 +153,8 @@ class History:
         for index, name in enumerate(SERIES):
             columns[name] = [values[index] for _, values in self._samples]
         return columns
+
+
+def _rounded(value: float) -> float:
+    """Round to six digits, wherever the point is: a round trip's rate may be tiny."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pyrycode_relay.http.admission import Admission
+from pyrycode_relay.id_hash import IdHash
+from pyrycode_relay.listeners import Listeners
+from pyrycode_relay.monitoring.busiest import Talker
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.registry import Registry
 from pyrycode_relay.tally import Tally
@@ -38,6 +41,13 @@ class Monitored:
     """None if push is off."""
     state: Callable[[], str]
     """Returns ``starting``, ``ready`` or ``draining``."""
+    talkers: Sequence[Collection[Talker]] = ()
+    """The sets of the phones' connections."""
+    listeners: Sequence[Listeners] = ()
+    id_hash: IdHash = field(default_factory=IdHash)
+    """Makes what stands for server-ids and addresses."""
+    ids_in_clear: bool = False
+    """Whether the status page shows server-ids and addresses themselves."""
     crowded_out: Callable[[], int]
     """Returns how many connections without a request were dropped for newer ones."""
     seconds: Callable[[], float]

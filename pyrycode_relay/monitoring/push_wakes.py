@@ -5,7 +5,7 @@ They contain no token, no fingerprint and no text of a provider: only the relay'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,6 +88,15 @@ class PushWakes:
         for platform, state in self._push.breakers().items():
             breakers.add_metric((platform,), state != _WORKING)
         yield breakers
+
+    def breakers(self) -> Mapping[str, str]:
+        """Return the state of each platform's breaker, as a word."""
+        return self._push.breakers()
+
+    @property
+    def failing(self) -> Failure | None:
+        """The last failure, unless a wake has been sent since."""
+        return None if self._failing_since is None else self._last_failure
 
     def document(self) -> dict[str, Any]:
         """Return the state as an object for JSON."""

@@ -1,13 +1,11 @@
 """Recent events for the status page, without personal data.
 
-An entry contains no address, no conn_id and nothing that a peer sent. A server-id is replaced by a
-hash, whose key only this process has. The hash shows which entries are about the same server-id.
+An entry contains no address, no conn_id and nothing that a peer sent. A hash stands for a server-id
+unless the operator wants to see the ids. It shows which entries are about the same server-id.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,10 +26,6 @@ _COUNTS: Final = ("binaries", "phones", "aborted")
 SHOWN: Final = frozenset({*_TEXTS, *_COUNTS})
 """The fields that the page shows: the first text there is, otherwise the counts. The relay itself
 writes all of them; none comes from a peer."""
-
-_KEY_BYTES: Final = 32
-_HASH_BYTES: Final = 4
-"""Eight hex digits: enough to distinguish the few server-ids on a page."""
 
 _ROUTINE: Final = frozenset(
     {
@@ -59,7 +53,7 @@ class Entry:
     event: str
     level: str
     server: str
-    """The hash of the server-id, or empty."""
+    """What stands for the server-id, or empty."""
     reason: str
     """The relay's own text, or empty."""
     time: float
@@ -68,11 +62,17 @@ class Entry:
 
 
 class RecentEvents:
-    """The observer that keeps recent events; ``wall`` returns the seconds since 1970."""
+    """The observer that keeps recent events.
 
-    def __init__(self, wall: Callable[[], float]) -> None:
+    Args:
+        wall: Returns the seconds since 1970.
+        shown: Returns what stands for a server-id.
+
+    """
+
+    def __init__(self, wall: Callable[[], float], shown: Callable[[str], str]) -> None:
         self._wall = wall
-        self._key = os.urandom(_KEY_BYTES)
+        self._shown = shown
         self._kinds: dict[Event, OrderedDict[tuple[str, str], Entry]] = {}
 
     def saw(self, event: Event, **fields: object) -> None:
@@ -81,7 +81,8 @@ class RecentEvents:
             return
         if event is Event.PHONE_UNREGISTERED and fields.get("close_code") != _FAILURE:
             return
-        server = self._pseudonym(fields.get("server_id"))
+        server_id = fields.get("server_id")
+        server = self._shown(server_id) if isinstance(server_id, str) else ""
         reason = _detail(event, fields)[:MAX_REASON]
         kind = self._kinds.setdefault(event, OrderedDict())
         entry = kind.pop((server, reason), None)
@@ -92,12 +93,6 @@ class RecentEvents:
         kind[server, reason] = entry
         if len(kind) > KEPT:
             kind.popitem(last=False)
-
-    def _pseudonym(self, server_id: object) -> str:
-        if not isinstance(server_id, str):
-            return ""
-        data = server_id.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(data, key=self._key, digest_size=_HASH_BYTES).hexdigest()
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries, latest first."""

@@ -94,7 +94,7 @@ class Containment(RelayCase):
                 factory.connect = original  # type: ignore[method-assign]
                 return connection
 
-            factory.connect = connect  # type: ignore[method-assign]
+            factory.connect = connect  # type: ignore[method-assign,assignment]
 
         break_next("opened")
         peer = await self.upgrade(relay, "/v1/client", phone_fields("s"))

@@ -556,12 +556,19 @@ class Relay:
         peer.send(data)
         return peer
 
-    def ask(self, path: str, host: str = "localhost:9090", method: str = "GET") -> Answer:
+    def ask(
+        self,
+        path: str,
+        host: str = "localhost:9090",
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Ask the operator's side, and return its answer."""
         assert self.service.admin is not None
         peer = Peer(self, "127.0.0.1")
         self._accept(peer, self.service.admin)
-        peer.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        peer.send(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode())
         return peer.answer
 
     def client(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -21,9 +22,12 @@ from pyrycode_relay.protocol import probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause, FrameFault
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
+from tests import needs
 from tests.peers.frames import frame
 from tests.peers.requests import phone_headers, upgrade_request
 from tests.wire.harness import Answer, Peer, Relay, WireTest
+
+ROOT = Path(__file__).parents[2]
 
 GO_NAMES: dict[str, list[dict[str, str]]] = {
     "pyrycode_relay_connected_binaries": [{}],
@@ -209,7 +213,7 @@ class CountTests(MetricsCase):
     def test_probes(self) -> None:
         """What a probe provokes is counted, and is no refusal; what others do under its id is."""
         name = f"{probe_ids.PREFIX}1"
-        before = self.status()["totals"]["refusals"]
+        before = self.status()["numbers"]["refusals"]
         self.relay.binary(name)
         self.relay.phone(name)
         self.assertEqual(self.relay.binary(name).closed, EndCause.CONFLICT.close)
@@ -225,7 +229,7 @@ class CountTests(MetricsCase):
         self.assertEqual(scrape("closes_total", leg="phone", code="4404", initiator="relay"), 1)
         for kind in ("no_server", "server_in_use"):
             self.assertEqual(scrape("register_failures_total", kind=kind), 0)
-        self.assertEqual(self.status()["totals"]["refusals"], before)
+        self.assertEqual(self.status()["numbers"]["refusals"], before)
         self.assertEqual(self.relay.phone(name).closed, EndCause.AT_CAP.close)
         self.assertEqual(self.scrape()("register_failures_total", kind="phones_at_cap"), 1)
 
@@ -451,12 +455,76 @@ class StatusTests(MetricsCase):
         self.relay.advance(10)
         document = self.status()
         self.assertEqual(document["state"], "ready")
-        self.assertEqual(document["connections"]["phones"], 1)
-        self.assertEqual(document["totals"]["frames_to_binaries"], 20)
+        self.assertEqual(document["numbers"]["phones"], 1)
+        self.assertEqual(document["numbers"]["frames_to_binaries"], 20)
         self.assertEqual(document["history"]["frames_to_binaries"], [0, 2.0])
         self.assertEqual(document["history"]["phones"], [0, 1])
         self.assertEqual(document["latest"]["frames_to_binaries"], 2.0)
         self.assertIsNone(document["certificate"])
+
+    def test_schema(self) -> None:
+        """The JSON is what the published schema says, with nothing left out or added."""
+        needs.module("jsonschema", "pyrycode-relay[test]")
+        from jsonschema import Draft202012Validator
+
+        schema = json.loads((ROOT / "docs" / "status.schema.json").read_text(encoding="utf-8"))
+        Draft202012Validator.check_schema(schema)
+        binary, phone = self.relay.pair()
+        self.status()
+        for _ in range(3):
+            phone.text('"hello"')
+            self.relay.advance(6)
+            document = self.status()
+        phone.text("no JSON")
+        binary.reset()
+        self.relay.service.readiness = Readiness.DRAINING
+        document = self.status()
+        self.assertTrue(document["attention"] and document["busiest"]["ids"])
+        errors = Draft202012Validator(schema).iter_errors(document)
+        self.assertEqual([f"{each.json_path}: {each.message}" for each in errors], [])
+
+    def test_attention(self) -> None:
+        """A relay in order is well; one that drains says so, since when, and what to do."""
+        self.assertEqual((self.status()["verdict"], self.status()["attention"]), ("well", []))
+        self.relay.service.readiness = Readiness.DRAINING
+        began = self.status()["now"]
+        self.relay.advance(20)
+        document = self.status()
+        self.assertEqual(document["verdict"], "warn")
+        [item] = document["attention"]
+        self.assertEqual((item["kind"], item["text"]), ("draining", "The relay is draining"))
+        self.assertEqual(item["section"], "It does not stop")
+        self.assertLess(abs(item["since"] - began), 1)
+
+    def test_busiest(self) -> None:
+        """While somebody looks, the busiest server-id is shown by its hash, with its rates."""
+        _, phone = self.relay.pair()
+        self.assertEqual(self.status()["busiest"]["seconds"], None)
+        self.relay.advance(10)
+        for _ in range(20):
+            phone.text('"hello"')
+        self.status()
+        self.relay.advance(0.1)
+        busiest = self.status()["busiest"]
+        [row] = busiest["ids"]
+        self.assertEqual(row["name"], self.relay.service.context.id_hash.of("home"))
+        self.assertEqual((row["connections"], row["frames"], row["bytes"]), (1, 2.0, 14.0))
+        [row] = busiest["addresses"]
+        self.assertEqual((row["connections"], row["frames"]), (1, 2.0))
+
+    def test_hash(self) -> None:
+        """The page, the log and the look-up have one hash for a server-id."""
+        self.relay.pair()
+        self.relay.phone("nobody-there")
+        [claimed] = self.relay.seen.of(Event.SERVER_CLAIMED)
+        [registered] = self.relay.seen.of(Event.PHONE_REGISTERED)
+        self.assertEqual(claimed["id_hash"], registered["id_hash"])
+        found = self.relay.ask("/id-hash", headers={"X-Pyrycode-Server": "home"})
+        self.assertEqual(found.body.decode(), f"{claimed['id_hash']}\n")
+        found = self.relay.ask("/id-hash", headers={"X-Pyrycode-Server": "nobody-there"})
+        events = {each["event"]: each["server"] for each in self.status()["events"]}
+        self.assertEqual(found.body.decode(), f"{events['phone_register_no_server']}\n")
+        self.assertEqual(self.relay.ask("/id-hash").status, 400)
 
     def test_nobody_is_shown(self) -> None:
         """Neither an address nor an id nor a name of anybody is in what the page gets."""
@@ -533,6 +601,26 @@ class SiteTests(MetricsCase):
         peer.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
         self.relay.advance(6)
         self.assertTrue(peer.gone)
+
+
+class ClearTests(MetricsCase):
+    settings: ClassVar[dict[str, Any]] = {"admin_listen": "127.0.0.1:0", "status_ids": True}
+
+    def test_ids(self) -> None:
+        """An operator who wants it sees ids and addresses, and still no name of a device."""
+        _, phone = self.relay.pair()
+        self.status()
+        self.relay.advance(10)
+        phone.text('"hello"')
+        self.relay.phone("nobody-there")
+        self.status()
+        self.relay.advance(0.1)
+        document = self.status()
+        self.assertTrue(document["ids_in_clear"])
+        self.assertEqual([each["name"] for each in document["busiest"]["ids"]], ["home"])
+        [row] = document["busiest"]["addresses"]
+        self.assertTrue(row["name"].startswith("192.0.2."), row)
+        self.assertIn("nobody-there", [each["server"] for each in document["events"]])
 
 
 class RemoteTests(MetricsCase):

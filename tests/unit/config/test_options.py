@@ -69,7 +69,7 @@ KINDS: dict[Kind, str] = {
     RATE: "upgrade-rate",
     SHARE: "reserve-binaries",
     RECLAIM: "on-reclaim",
-    SWITCH: "proxy-protocol limits-dry-run production admin-allow-remote",
+    SWITCH: "proxy-protocol limits-dry-run production admin-allow-remote status-ids",
     FORMAT: "log-format",
     LEVEL: "log-level",
 }

@@ -70,6 +70,7 @@ OTHER_VALUES = {
     "push-ca-file": __file__,
     "push-timeout": "11.5",
     "production": "yes",
+    "status-ids": "yes",
     "admin-listen": "",
     "admin-allow-remote": "yes",
     "log-format": "json",

@@ -85,13 +85,13 @@ class WordTests(Cases):
 
     def known(self, table: str) -> set[str]:
         """Return the names in one of the page's tables of words."""
-        script = files("pyrycode_relay.monitoring").joinpath("static", "status.js").read_text()
+        script = files("pyrycode_relay.monitoring").joinpath("static", "words.js").read_text()
         block = script.partition(f"const {table} = {{")[2].partition("};")[0]
         return set(re.findall(r"^  (\w+): \"", block, re.MULTILINE))
 
     def test_events(self) -> None:
         """Each event that can be kept as notable has its words."""
-        recent = RecentEvents(lambda: 0.0)
+        recent = RecentEvents(lambda: 0.0, str)
         for event in Event:
             recent.saw(event, close_code=1011)
         self.assertEqual({entry.event for entry in recent.entries()} - self.known("EVENTS"), set())

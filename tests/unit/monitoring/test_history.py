@@ -11,6 +11,13 @@ from tests.unit.bench import Cases
 INTERVAL = BEAT * BEATS
 
 
+def reading(*values: int) -> Reading:
+    """Return a reading with these numbers; the process itself takes nothing."""
+    traffic = ("frames_to_binaries", "frames_to_phones", "bytes_to_binaries", "bytes_to_phones")
+    names = ("binaries", "phones", "queue_bytes", *traffic, "refusals")
+    return Reading(**dict(zip(names, values, strict=True)))
+
+
 class HistoryTests(Cases):
     def setUp(self) -> None:
         self.clock = Clock()
@@ -25,9 +32,9 @@ class HistoryTests(Cases):
 
     def test_gauges_and_rates(self) -> None:
         """A sample has what there is, and what has been done since the last one, by the second."""
-        self.reading = Reading(2, 5, 77, 100, 50, 4000, 2000, 10)
+        self.reading = reading(2, 5, 77, 100, 50, 4000, 2000, 10)
         self.beat()
-        self.reading = Reading(3, 6, 0, 100, 70, 4000, 2000, 10)
+        self.reading = reading(3, 6, 0, 100, 70, 4000, 2000, 10)
         self.beat()
         columns = self.history.columns(5000.0)
         self.assertEqual(columns["time"], [5000.0 - 2 * INTERVAL, 5000.0 - INTERVAL, 5000.0])

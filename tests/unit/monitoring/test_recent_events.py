@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrycode_relay.events import FIELDS, Event, Level
+from pyrycode_relay.id_hash import IdHash
 from pyrycode_relay.monitoring.recent_events import KEPT, SHOWN, RecentEvents
 from pyrycode_relay.protocol import probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause
@@ -18,7 +19,7 @@ from tests.unit.bench import Cases, examples
 class RecentEventsTests(Cases):
     def setUp(self) -> None:
         self.now = 0.0
-        self.events = RecentEvents(self.tick)
+        self.events = RecentEvents(self.tick, IdHash().of)
 
     def tick(self) -> float:
         self.now += 1
@@ -99,7 +100,7 @@ class RecentEventsTests(Cases):
         first = [entry.server for entry in self.events.entries()]
         self.assertEqual(len(set(first)), 2)
         self.assertEqual({len(each) for each in first}, {8})
-        other = RecentEvents(self.tick)
+        other = RecentEvents(self.tick, IdHash().of)
         other.saw(Event.SERVER_EXPIRED, server_id="home")
         self.assertNotIn(next(iter(other.entries())).server, first)
 
