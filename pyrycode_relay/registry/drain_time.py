@@ -9,17 +9,17 @@ import math
 from typing import Final, NamedTuple
 
 FAIR_START: Final = 2.0
-"""Seconds in which a new queue is not judged by its peer alone: several round trips."""
+"""Seconds in which a queue is new: several round trips."""
 
 FAIR_DRAIN_TIME: Final = 60.0
-"""Seconds in which a new queue is expected to drain, whatever its peer has taken so far."""
+"""Seconds in which a queue that begins is expected to drain."""
 
 FAIR_RATE: Final = 8192
-"""Bytes a second that the peer of a new queue is expected to take, whatever it has taken so far."""
+"""Bytes a second that the peer of a queue that begins is expected to take at least."""
 
-_LEAST_TIME: Final = 0.5
-"""Seconds over which a rate is measured at least. What a peer's kernel takes in the first moments
-says little about the peer."""
+FAIR_LEAD: Final = 0.5
+"""Seconds for which the expectation counts, as if they had been measured. A rate is measured over
+so many seconds at least: what a peer's kernel takes in the first moments says little."""
 
 
 class Pace(NamedTuple):
@@ -72,15 +72,21 @@ def drain_time(waiting: int, pace: Pace, age: float) -> float:
     If the peer took nothing lately, that is infinite.
 
     A queue that has just begun says nothing about its peer: the first acknowledgement takes a
-    round trip. So for the first `FAIR_START` seconds of its ``age``, a queue is expected to
-    drain within `FAIR_DRAIN_TIME`, and at `FAIR_RATE` at least. The peer's measured pace can only
-    improve on that. A new queue is thus better than that of a peer known to be slow, and worse
-    than that of a peer known to be fast. A minute is more than a phone takes that reads 31 MB at
-    1 MB/s: strangers who fill new queues and read nothing do not displace it. Small queues drain
-    sooner, so that strangers' large ones are dropped first. The rate is low, so that strangers
-    gain nothing if they spread their bytes over hundreds of new queues.
+    round trip. So a queue has a fair start. It begins as if its peer had drained it at a fair rate
+    for `FAIR_LEAD` seconds: within `FAIR_DRAIN_TIME`, and at `FAIR_RATE` at least. What the peer
+    takes from then on, or does not take, soon outweighs that. From an ``age`` of `FAIR_START`
+    seconds on, only the peer counts.
+
+    A queue that begins thus drains sooner than that of a peer known to be slow, and later than
+    that of a peer known to be fast. A minute is more than a phone needs that reads 31 MB at 1 MB/s:
+    strangers who fill new queues and read nothing do not displace it. Small queues drain sooner, so
+    that strangers' large ones are dropped first. The least rate is low, so that strangers gain
+    nothing if they spread their bytes over hundreds of new queues.
     """
-    time = waiting * max(pace.seconds, _LEAST_TIME) / pace.taken if pace.taken > 0 else math.inf
     if age < FAIR_START:
-        return min(time, FAIR_DRAIN_TIME, waiting / FAIR_RATE)
-    return time
+        expected = max(waiting / FAIR_DRAIN_TIME, FAIR_RATE) * FAIR_LEAD
+        seconds = max(pace.seconds, age) + FAIR_LEAD
+        return waiting * seconds / (max(pace.taken, 0) + expected)
+    if pace.taken <= 0:
+        return math.inf
+    return waiting * max(pace.seconds, FAIR_LEAD) / pace.taken

@@ -79,14 +79,23 @@ class DrainTimeTests(Cases):
         )
 
     def test_a_new_queue_has_a_fair_start(self) -> None:
-        """A new queue is not that of a dead peer; from then on its peer alone counts."""
-        self.assertEqual(drain_time(BURST, Pace(0, 0.01), 0.01), FAIR_DRAIN_TIME)
-        self.assertEqual(drain_time(BURST, Pace(0, 1.9), FAIR_START - 0.1), FAIR_DRAIN_TIME)
-        self.assertEqual(drain_time(BURST, Pace(0, 2.0), FAIR_START), math.inf)
+        """A new queue is not that of a dead peer, but the longer its peer takes nothing, the worse
+        off it is; from then on its peer alone counts."""
+        times = [drain_time(BURST, Pace(), age) for age in (0.0, 0.5, 1.0, 1.9, FAIR_START)]
+        self.assertEqual(times[0], FAIR_DRAIN_TIME)
+        self.assertEqual(times, sorted(times))
+        self.assertLess(times[-2], 10 * FAIR_DRAIN_TIME)
+        self.assertEqual(times[-1], math.inf)
+
+    def test_a_new_queue_of_a_reader(self) -> None:
+        """What the peer takes of a new queue soon counts for more than the start."""
+        self.assertLess(drain_time(BURST, Pace(100_000, 0.1), 0.1), FAIR_DRAIN_TIME)
+        self.assertLess(drain_time(BURST, Pace(1_500_000, 1.5), 1.5), 40.0)
+        self.assertLess(drain_time(BURST, Pace(18_000_000, 1.5), 1.5), 4.0)
 
     def test_a_small_new_queue(self) -> None:
         """A small new queue drains soon: it is not dropped before large ones."""
-        self.assertEqual(drain_time(2 * FAIR_RATE, Pace(0, 0.01), 0.01), 2.0)
+        self.assertEqual(drain_time(2 * FAIR_RATE, Pace(), 0.0), 2.0)
 
     @cases({
         "one": (BURST, Pace(5_000_000, 5.0)),
@@ -103,10 +112,20 @@ class DrainTimeTests(Cases):
             for pace_of_strangers, age in ((DEAD, OLD), (DEAD, 0.1), (Pace(5_000, 5.0), OLD)):
                 self.assertLess(honest, drain_time(share, pace_of_strangers, age), queues)
 
+    def test_two_bursts(self) -> None:
+        """Of two new queues that of the phone that reads is better off, though it is larger and
+        the other one smaller, from the first moments on."""
+        for age in (0.1, 0.5, 1.0, 1.9):
+            honest = drain_time(BURST, Pace(int(1_000_000 * age), age), age)
+            for waiting in (4 * MIB, 12 * MIB):
+                for rate in (0, 1024):
+                    pace = Pace(int(rate * age), age)
+                    self.assertLess(honest, drain_time(waiting, pace, age), (age, waiting, rate))
+
     def test_a_new_burst_stays_before_slow_readers(self) -> None:
         """A burst of which nothing is acknowledged yet is better off than old queues of peers that
         read little, or nothing."""
-        burst = drain_time(BURST, Pace(0, 0.02), 0.02)
+        burst = drain_time(BURST, Pace(0, 0.1), 0.1)
         for pace in (DEAD, Pace(5_000, 5.0), Pace(500_000, 5.0)):
             self.assertLess(burst, drain_time(12 * MIB, pace, OLD))
 
@@ -120,9 +139,8 @@ class DrainTimeTests(Cases):
     def test_more_is_never_better(
         self, waiting: int, taken: int, seconds: float, age: float
     ) -> None:
-        """A longer queue drains no sooner, a faster peer no later, a new queue no later."""
+        """A longer queue drains no sooner, a faster peer's no later."""
         time = drain_time(waiting, Pace(taken, seconds), age)
         self.assertGreater(time, 0)
         self.assertGreaterEqual(drain_time(2 * waiting, Pace(taken, seconds), age), time)
         self.assertLessEqual(drain_time(waiting, Pace(2 * taken, seconds), age), time)
-        self.assertLessEqual(drain_time(waiting, Pace(taken, seconds), 0), time)
