@@ -8,7 +8,7 @@ frame.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 
 _bugs = Logger()
+
+_FLUSH_SHARE: Final = 0.5
+"""Share of the close timeout in which the queue may go out. The rest is for the close frame, which
+follows what the transport has, and for the peer's answer."""
 
 
 class Place(Protocol):
@@ -163,8 +167,9 @@ class RelayProtocol(SendingProtocol):
         """Close the connection; only the first close counts.
 
         The close frame is the cause's own, or the binary's ``directive``. The queue goes out
-        before it, unless ``flush`` is false. If all that, and the peer's answer, takes longer
-        than the close timeout, the relay aborts the socket.
+        before it, unless ``flush`` is false: for half of the close timeout, then the rest of the
+        queue is dropped. If all that, and the peer's answer, takes longer than the close timeout,
+        the relay aborts the socket.
         """
         if self.stage is not Stage.SERVING:
             return
@@ -189,9 +194,14 @@ class RelayProtocol(SendingProtocol):
         self.resume_reading()
         self.stage = Stage.CLOSING
         # TLS waits for the peer's close_notify, TCP for the peer to read. Neither may happen.
-        self._later(Timer.ABORT, self._limits.close_timeout, self.abort)
+        self._later(Timer.ABORT, self._limits.close_timeout * _FLUSH_SHARE, self._cut_queue)
         self._contained(self.ended, code, cause)
         self.stop_watching()
+
+    def _cut_queue(self) -> None:
+        """End the time for the queue; what is left of the close timeout is for the close frame."""
+        self.send_waiting_close()
+        self._later(Timer.ABORT, self._limits.close_timeout * (1 - _FLUSH_SHARE), self.abort)
 
     def abort(self) -> None:
         """Drop the socket at once."""

@@ -221,12 +221,17 @@ class SendingProtocol(WatchedProtocol):
 
     def backlog_full(self) -> None:
         """Close the connection: more waits to be written than its budget allows."""
-        waiting = self.outbox.close
-        if self.stage is Stage.CLOSING and waiting is not None:
-            self.outbox.clear()
-            self.send_close(waiting)
+        if self.stage is Stage.CLOSING:
+            self.send_waiting_close()
         else:
             self.close(self.backlog_cause, flush=False)
+
+    def send_waiting_close(self) -> None:
+        """Send the close at the end of the queue, if there is one; drop what is before it."""
+        waiting = self.outbox.close
+        if waiting is not None:
+            self.outbox.clear()
+            self.send_close(waiting)
 
     def pauseProducing(self) -> None:
         """Stop writing; called by the transport, by TCP with every further write.

@@ -299,6 +299,35 @@ class OutboxTest(WireTest):
         self.assertEqual(phone.closed, (1007, "frame is not valid JSON"))
         self.assertTrue(phone.gone)
 
+    def test_a_close_does_not_wait_for_ever(self) -> None:
+        """A close frame waits for the queue for half of the close timeout; then it comes before
+        the rest, whole frames apart, and the phone has the other half to take it."""
+        for late, messages in ((False, 2), (True, 1)):
+            with self.subTest(late=late):
+                binary, phone = self.stalled()
+                binary.forward(phone, text_of(10_000, 1))
+                phone.send(frame(1, b"oops"))
+                self.relay.advance(2.375 + late / 4)
+                self.assertEqual(phone.messages, [])
+                phone.resume_reading()
+                self.assertEqual(len(phone.messages), messages)
+                self.assertEqual(phone.closed, (1007, "frame is not valid JSON"))
+                self.assertFalse(phone.was_reset)
+                binary.close(1000)
+
+    def test_a_directive_waits_for_ever(self) -> None:
+        """A directive comes after the frames before it, however long the phone takes for them."""
+        binary, phone = self.stalled()
+        binary.forward(phone, text_of(10_000, 1))
+        binary.direct(phone, 4401, text_of(10_000, 2))
+        for _ in range(10):
+            self.relay.advance(7)
+            phone.socket.window = 1_000
+            phone.read(1_000)
+        self.assertIsNone(phone.closed)
+        phone.resume_reading()
+        self.assertEqual((len(phone.messages), phone.closed), (3, (4401, "")))
+
     def test_a_violation_behind_a_close_that_waits(self) -> None:
         """A violation does not cut off what waits, nor the close behind it."""
         binary, phone = self.stalled()
