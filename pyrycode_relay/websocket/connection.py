@@ -194,7 +194,11 @@ class RelayProtocol(SendingProtocol):
         self.resume_reading()
         self.stage = Stage.CLOSING
         # TLS waits for the peer's close_notify, TCP for the peer to read. Neither may happen.
-        self._later(Timer.ABORT, self._limits.close_timeout * _FLUSH_SHARE, self._cut_queue)
+        timeout = self._limits.close_timeout
+        if self.outbox:
+            self._later(Timer.ABORT, timeout * _FLUSH_SHARE, self._cut_queue)
+        else:
+            self._later(Timer.ABORT, timeout, self.abort)
         self._contained(self.ended, code, cause)
         self.stop_watching()
 
