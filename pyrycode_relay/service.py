@@ -25,6 +25,7 @@ from pyrycode_relay.endpoints.context import RelayContext
 from pyrycode_relay.endpoints.phone import PhoneFactory
 from pyrycode_relay.event_bus import EventBus
 from pyrycode_relay.events import Event, Observer
+from pyrycode_relay.heap_trimmer import HeapTrimmer
 from pyrycode_relay.http.admission import Admission, Leg, Usage
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
@@ -131,6 +132,8 @@ class RelayService(Service):
             self.admin = AdminSite(
                 self._deadlines, self.status, settings.admin_allow_remote, self.events, limits
             )
+        self._heap_trimmer = HeapTrimmer(self._clock)
+        self.context.memory_budget.on_shrink = self._heap_trimmer.plan
         self._drain = self._make_drain()
 
     def _make_push(self) -> PushService:
@@ -391,6 +394,7 @@ class RelayService(Service):
             await sends
         self.context.registry.close()
         self._poller.stop()
+        self._heap_trimmer.stop()
         self.events.saw(Event.DRAINED, version=__version__, aborted=aborted)
         await self._close_admin()
 

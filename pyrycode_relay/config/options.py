@@ -369,8 +369,8 @@ OPTIONS: Final = (
     _limit(
         "close-timeout",
         SECONDS,
-        "Seconds for the closing handshake, of which a slow link needs a few. Then the relay "
-        "aborts the connection.",
+        "Seconds for the closing handshake, of which a slow link needs a few. What is queued gets "
+        "half of them. Then the relay aborts the connection.",
         example="3",
     ),
     _limit(

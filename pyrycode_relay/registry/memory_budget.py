@@ -17,6 +17,10 @@ call, so this bounds the time for which the relay stands still when memory runs 
 queues are smaller than a 256th of the budget."""
 
 
+WORTHWHILE: Final = 16_777_216
+"""Bytes by which the queues must shrink before their memory is returned to the system."""
+
+
 class Queue(Protocol):
     """What the budget needs of a queue."""
 
@@ -84,6 +88,10 @@ class MemoryBudget:
         """Data being written to binaries, and messages from binaries whose claim is undecided."""
         self.total = 0
         self.highest = 0
+        self.on_shrink: Callable[[], None] | None = None
+        """Called when the sum has fallen by `WORTHWHILE` bytes."""
+        self._crest = 0
+        """The largest sum since that call."""
         self.shed = 0
         """Queues dropped since the start."""
         self.held = 0
@@ -92,7 +100,13 @@ class MemoryBudget:
     def settle(self, change: int) -> None:
         """Add ``change`` bytes; drop queues while the sum exceeds the budget."""
         self.total += change
-        self.highest = max(self.highest, self.total)
+        if self.total > self._crest:
+            self._crest = self.total
+            self.highest = max(self.highest, self.total)
+        elif self._crest - self.total >= WORTHWHILE:
+            self._crest = self.total
+            if self.on_shrink is not None:
+                self.on_shrink()
         while change > 0 and self.total > self.budget:
             groups = [each for each in (self.phones, self.binaries) if each.queues]
             if not groups:

@@ -40,6 +40,7 @@ LAYERS = (
         "deadlines",
         "drain",
         "event_bus",
+        "heap_trimmer",
         "sd_notify",
         "signals",
     ),

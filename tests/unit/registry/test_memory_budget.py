@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from pyrycode_relay.protocol.close_codes import Close
 from pyrycode_relay.registry.drain_time import FAIR_START, Pace
-from pyrycode_relay.registry.memory_budget import CANDIDATES, MemoryBudget, QueueGroup
+from pyrycode_relay.registry.memory_budget import CANDIDATES, WORTHWHILE, MemoryBudget, QueueGroup
 from pyrycode_relay.registry.queues import Outbox, PendingFrames
 from tests.unit.bench import Cases, bounded, examples
 
@@ -234,6 +234,25 @@ class MemoryBudgetTests(Cases):
         outbox.clear()
         outbox.push(b"")
         self.assertEqual((memory_budget.highest, memory_budget.total), (300, 64))
+
+    def test_shrinking(self) -> None:
+        """It is told when much has gone, even if that was there for a moment only; once for the
+        same bytes, and again and again while the queues go on shrinking."""
+        memory_budget = bounded(1 << 30)
+        memory_budget.settle(WORTHWHILE)
+        memory_budget.settle(-WORTHWHILE)
+        shrunk: list[int] = []
+        memory_budget.on_shrink = lambda: shrunk.append(memory_budget.total)
+        memory_budget.settle(4 * WORTHWHILE)
+        self.assertEqual(shrunk, [])
+        for _ in range(64):
+            memory_budget.settle(-WORTHWHILE // 16)
+        self.assertEqual(shrunk, [each * WORTHWHILE for each in (3, 2, 1, 0)])
+        for _ in range(10):
+            memory_budget.settle(WORTHWHILE - 1)
+            memory_budget.settle(1 - WORTHWHILE)
+        self.assertEqual(len(shrunk), 4)
+        self.assertEqual(memory_budget.highest, 4 * WORTHWHILE)
 
     @examples(150)
     @given(
