@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.peers.blocking import Gone, RawPeer
@@ -39,22 +40,32 @@ class Answering:
     pace: float = 0.0
     """Seconds between two reads of `PIECE` bytes; 0: it reads what there is."""
 
-    def connect(self) -> RawPeer:
-        """Connect, and say hello."""
+    def dial(self) -> RawPeer:
+        """Connect, and send nothing but TLS."""
         sock = socket.socket()
         if self.receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         sock.connect(("127.0.0.1", self.port))
         if self.ca:
-            context = ssl.create_default_context(cafile=self.ca)
-            context.check_hostname = False
-            sock = context.wrap_socket(sock)
-        peer = RawPeer(sock) if not self.pace else SlowPeer(sock, self.pace)
+            sock = _context(self.ca).wrap_socket(sock)
+        return RawPeer(sock) if not self.pace else SlowPeer(sock, self.pace)
+
+    def connect(self) -> RawPeer:
+        """Connect, become a WebSocket, and say hello."""
+        peer = self.dial()
         fields = (binary_fields if self.is_binary else phone_fields)(self.server_id)
         peer.upgrade("/v2/server" if self.is_binary else "/v1/client", fields)
         if self.hello:
             peer.write(text_frame(self.hello.encode()))
         return peer
+
+
+@cache
+def _context(ca: str) -> ssl.SSLContext:
+    """Return a context that trusts one certificate, whatever name it has."""
+    context = ssl.create_default_context(cafile=ca)
+    context.check_hostname = False
+    return context
 
 
 class SlowPeer(RawPeer):

@@ -20,6 +20,9 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from tests.peers.blocking import RawPeer
+from tests.peers.frames import text_frame
+from tests.peers.requests import phone_fields, upgrade_request
 from tests.peers.waiting import eventually, soon
 from tests.system import harness
 from tests.system.answering import ROOT, Answering, argument
@@ -211,5 +214,113 @@ class HungDaemonTests(LivenessCase):
                 self.assertLess(took, 1.5 * self.probe, case)
             for _, end in verdicts[len(cases) :]:
                 self.assertEqual(end, CONFLICT)
+
+        self.perform(scenario())
+
+
+class StoppedRelayTests(LivenessCase):
+    """A relay that is stopped itself, for longer than its deadlines."""
+
+    deadline = 1.5
+    stop = 3.0
+
+    def pause(self, door: Door, *stops: float) -> None:
+        """Stop the relay for each of these times, and let it run for 0.12 s between them."""
+        for number, seconds in enumerate(stops):
+            if number:
+                time.sleep(0.12)  # too short for much to be read
+            door.relay.signal(signal.SIGSTOP)
+            time.sleep(seconds)  # the stop is the point
+            door.relay.signal(signal.SIGCONT)
+
+    def dial(self, port: int, ca: str) -> RawPeer:
+        """Return a connected peer that has sent nothing."""
+        peer = Answering(port, "", False, ca).dial()
+        self.addCleanup(peer.sock.close)
+        return peer
+
+    def test_messages_and_requests_under_way(self) -> None:
+        """60 phones whose message is half in the kernel stay, and so do requests; a phone and a
+        request without a second half are given up."""
+        door = self.door(
+            f"--message-timeout={self.deadline}",
+            f"--header-timeout={self.deadline}",
+            "--max-phones=100",
+        )
+        whole = text_frame(json.dumps("x" * 250_000).encode())
+        request = upgrade_request("/v1/client", phone_fields("b"))
+        half = len(whole) // 2
+
+        async def scenario() -> None:
+            async with harness.binary(door.relay, "b") as server:
+                phones, requests = [], []
+                for port, ca in self.ports(door):
+                    for _ in range(31):
+                        phones.append(await asyncio.to_thread(self.dial, port, ca))
+                        await asyncio.to_thread(phones[-1].upgrade, "/v1/client", phone_fields("b"))
+                    for _ in range(11):
+                        requests.append(await asyncio.to_thread(self.dial, port, ca))
+                dead = [phones.pop(), requests.pop()]
+                for each in (*phones, dead[0]):
+                    await asyncio.to_thread(each.write, whole[:half])
+                for each in (*requests, dead[1]):
+                    each.write(request[:40])
+                # The relay has read the halves once it has answered this.
+                await (await server.ping())
+                stopping = asyncio.create_task(asyncio.to_thread(self.pause, door, self.stop))
+                await asyncio.sleep(0.2)
+                for each in requests:
+                    each.write(request[40:])
+                await asyncio.gather(
+                    *(asyncio.to_thread(each.write, whole[half:]) for each in phones)
+                )
+                await stopping
+                came = [await receive(server) for _ in phones]
+                self.assertEqual({len(each["frame"]) for each in came}, {250_000})
+                for each in requests:
+                    self.assertEqual((await asyncio.to_thread(each.head))[0], 101)
+                notice = await receive(server)
+                self.assertEqual(notice["close_code"], 1008)
+                self.assertEqual(await asyncio.to_thread(dead[1].read_to_end), b"")
+                self.assertEqual(door.relay.counts(), (1, len(phones) + len(requests)))
+
+        self.perform(scenario())
+
+    def test_idle_peers(self) -> None:
+        """300 idle peers whose pongs are in the kernel survive two stops in a row; dead ones
+        do not."""
+        interval, timeout = 1.0, 2.0
+        door = self.door(
+            f"--heartbeat-interval={interval}",
+            f"--heartbeat-timeout={timeout}",
+            "--max-phones=400",
+        )
+
+        def phones(count: int) -> Child:
+            ports = self.ports(door)
+            return self.process(
+                [Answering(port, "b", False, ca) for port, ca in ports for _ in range(count // 2)]
+            )
+
+        async def scenario() -> None:
+            async with harness.binary(door.relay, "b") as server:
+                live, dead = await asyncio.gather(
+                    asyncio.to_thread(phones, 300), asyncio.to_thread(phones, 20)
+                )
+                for each in (live, dead):
+                    each.signal(signal.SIGSTOP)
+                # Meanwhile all of them are pinged, and none has to have answered.
+                await asyncio.sleep(1.3 * interval)
+                pausing = asyncio.create_task(
+                    asyncio.to_thread(self.pause, door, 1.5 * timeout, 1.5 * timeout)
+                )
+                await asyncio.sleep(0.1)
+                live.signal(signal.SIGCONT)
+                await pausing
+                notices = [await receive(server) for _ in range(20)]
+                self.assertEqual({each["close_code"] for each in notices}, {1011})
+                # Those that stay are pinged again, and answer.
+                await asyncio.sleep(1.3 * interval + timeout)
+                self.assertEqual(door.relay.counts(), (1, 300))
 
         self.perform(scenario())
