@@ -36,8 +36,8 @@ def report(
                 observer.saw(Event.LISTENING, url=url(purpose, host, ()))
             case Purpose.TLS if certificates is not None:
                 names = [*domains] or certificates.names
-                described = certificates.described
-                observer.saw(Event.LISTENING, url=url(purpose, host, names), certificates=described)
+                found = url(purpose, host, names)
+                observer.saw(Event.LISTENING, url=found, certificates=str(certificates))
             case Purpose.CHALLENGES:
                 found = url(purpose, host, domains)
                 observer.saw(Event.ACME_LISTENING, url=found, authority=authority)

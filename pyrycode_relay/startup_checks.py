@@ -64,12 +64,22 @@ def check_push(settings: Settings) -> None:
         providers.check(settings)
 
 
-def check_certificates(settings: Settings, observer: Observer) -> None:
-    """Read the operator's certificates as a start does. Raises `StartupError`."""
+def check_certificates(settings: Settings, observer: Observer) -> Sequence[str]:
+    """Read the operator's certificates as a start does; return names and last day of each.
+
+    A certificate from an ACME CA is not read: only the relay's user may read it.
+
+    Raises `StartupError`.
+    """
+    if settings.acme:
+        return [f"{','.join(settings.domain)} from {settings.acme_directory}"]
     given = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
-    if given:
-        # Nothing is timed, so the clock may stand still.
-        Certificates(given, settings.domain, observer, Clock()).load()
+    if not given:
+        return []
+    # Nothing is timed, so the clock may stand still.
+    certificates = Certificates(given, settings.domain, observer, Clock())
+    certificates.load()
+    return certificates.described
 
 
 def check_settings(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from twisted.python import usage
@@ -75,6 +75,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         self._given: dict[str, list[str]] = {}
+        self._certificates: Sequence[str] = ()
         super().__init__()
 
     def opt_help(self) -> NoReturn:
@@ -110,7 +111,7 @@ class Options(usage.Options):
         except StartupError as error:
             fail(error)
         if self["check-config"]:
-            _print(self.settings.lines())
+            _print(self._verdict())
 
     def _read(self) -> None:
         """Read and check the settings. Raises `StartupError`."""
@@ -123,7 +124,15 @@ class Options(usage.Options):
         startup_checks.check_push(self.settings)
         if self["check-config"]:
             observer = EventLog(self.settings.log_level, time.monotonic)
-            startup_checks.check_certificates(self.settings, observer)
+            self._certificates = startup_checks.check_certificates(self.settings, observer)
+
+    def _verdict(self) -> Iterator[str]:
+        """Yield a configuration file with the settings, and the verdict as comments."""
+        yield from self.settings.lines()
+        yield ""
+        for each in self._certificates:
+            yield f"# Certificate: {each}"
+        yield "# The configuration is fine."
 
     @property
     def foreground(self) -> bool:

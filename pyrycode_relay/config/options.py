@@ -33,7 +33,6 @@ from pyrycode_relay.config.values import (
     RATE,
     RECLAIM,
     SECONDS,
-    SECONDS_OR_NONE,
     SECRET,
     SHARE,
     SOURCE,
@@ -274,7 +273,7 @@ OPTIONS: Final = (
     ),
     _limit(
         "grace",
-        SECONDS_OR_NONE,
+        SECONDS,
         "Seconds that a server-id stays held after its binary has disconnected: long enough to "
         "restart a daemon or to change networks.",
         example="60",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyrycode_relay import addresses
+from pyrycode_relay.config import limit_checks
 from pyrycode_relay.config.listen import Reach, reach
 from pyrycode_relay.config.options import (
     ENVIRONMENT_PREFIX,
@@ -229,6 +230,7 @@ def _misplaced(file: ConfigFile) -> Iterator[str]:
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Yield the mistakes of settings that are each allowed alone."""
     return chain(
+        limit_checks.contradictions(settings.limits),
         _wrong_listeners(settings),
         _wrong_proxies(settings),
         _wrong_certificates(settings),

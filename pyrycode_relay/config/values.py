@@ -72,10 +72,6 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _seconds_or_none(text: str) -> float:
-    return 0.0 if float(text) == 0 else _seconds(text)
-
-
 def _bytes(text: str) -> int:
     match = _BYTES.fullmatch(text.strip())
     if match is None:
@@ -222,9 +218,6 @@ def _shown_number(value: float) -> str:
 
 SECONDS: Final = Kind(
     _seconds, f"a number of seconds above 0, up to {_MAX_SECONDS}", "SECONDS", _shown_number
-)
-SECONDS_OR_NONE: Final = Kind(
-    _seconds_or_none, f"a number of seconds from 0 to {_MAX_SECONDS}", "SECONDS", _shown_number
 )
 BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256M", "BYTES")
 BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0", "BYTES")

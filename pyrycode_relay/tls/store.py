@@ -132,9 +132,12 @@ class Certificates:
         return sorted({name for each in self._loaded.values() for name in each.names})
 
     @property
-    def described(self) -> str:
+    def described(self) -> list[str]:
         """Names and last day of each certificate."""
-        return "; ".join(sorted(map(str, self._loaded.values()))) or "none yet"
+        return sorted(map(str, self._loaded.values()))
+
+    def __str__(self) -> str:
+        return "; ".join(self.described) or "none yet"
 
     # Reading
 
@@ -167,7 +170,7 @@ class Certificates:
         problems = [*found.problems, *found.tolerated]
         self._report(each for each in problems if each not in known)
         if not problems:
-            self._observer.saw(Event.TLS_RELOADED, certificates=self.described)
+            self._observer.saw(Event.TLS_RELOADED, certificates=str(self))
         return not problems
 
     def _report(self, problems: Iterable[str]) -> None:

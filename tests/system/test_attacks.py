@@ -369,7 +369,9 @@ class BinaryTests(AttackTestCase):
 
     def test_many_that_read_nothing(self) -> None:
         """What they do not read is within the memory budget: they go for it, and nobody else."""
-        relay = self.relay("--memory-budget=1M", "--send-buffer=8K", "--close-timeout=30")
+        relay = self.relay(
+            "--memory-budget=1M", "--outbox-bytes=1M", "--send-buffer=8K", "--close-timeout=30"
+        )
         number = 12
         message = b'"' + b"x" * 200_000 + b'"'
 

@@ -776,11 +776,14 @@ class StartTests(TLSTestCase):
         self.assertRegex(sentence, r"old\.pem expired on \d{4}-\d\d-\d\d; renew it\.\Z")
 
     def test_good_files(self) -> None:
-        """A check of good certificates prints the settings, the default port among them."""
+        """A check of good certificates prints the settings, the certificates and a verdict."""
         pair = (f"--tls-cert={self.chain}", f"--tls-key={self.key}")
         child = self.child(TWISTD, "--pidfile=", "-n", "pyrycode-relay", *pair, "--check-config")
         self.assertEqual(child.wait(), 0, child.errors())
         self.assertRegex(child.output(), r"(?m)^tls-listen = .*443")
+        *_, certificate, verdict = child.output().splitlines()
+        self.assertRegex(certificate, rf"\A# Certificate: {NAME} until \d{{4}}-\d\d-\d\d\Z")
+        self.assertEqual(verdict, "# The configuration is fine.")
 
 
 MANUAL = (ROOT / "docs" / "tls.md").read_text(encoding="utf-8")

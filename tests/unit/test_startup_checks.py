@@ -38,7 +38,13 @@ class CertificateTests(Cases):
 
     def test_none(self) -> None:
         """Without certificates of the operator's there is nothing to check."""
-        startup_checks.check_certificates(Settings(("tcp:0",)), self)
+        self.assertEqual(startup_checks.check_certificates(Settings(("tcp:0",)), self), [])
+
+    def test_of_a_ca(self) -> None:
+        """A certificate from a CA is named with its CA."""
+        settings = Settings(domain=("a.example.org", "b.example.org"))
+        [found] = startup_checks.check_certificates(settings, self)
+        self.assertEqual(found, f"a.example.org,b.example.org from {settings.acme_directory}")
 
     def test_all(self) -> None:
         """All problems with files and folders are found at once."""

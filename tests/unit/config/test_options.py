@@ -29,7 +29,6 @@ from pyrycode_relay.config.values import (
     RATE,
     RECLAIM,
     SECONDS,
-    SECONDS_OR_NONE,
     SECRET,
     SHARE,
     SOURCE,
@@ -57,9 +56,8 @@ KINDS: dict[Kind, str] = {
     DOMAIN: "domain",
     HTTPS: "acme-directory fcm-endpoint",
     EMAIL: "acme-email",
-    SECONDS_OR_NONE: "grace",
     SECONDS: (
-        "write-stall message-timeout heartbeat-interval heartbeat-timeout probe-timeout "
+        "grace write-stall message-timeout heartbeat-interval heartbeat-timeout probe-timeout "
         "close-timeout header-timeout drain-timeout push-timeout"
     ),
     BYTES_OR_NONE: "send-buffer",

@@ -43,9 +43,9 @@ OTHER_VALUES = {
     "on-reclaim": "keep",
     "max-phones": "3",
     "max-message-bytes": "1K",
-    "outbox-bytes": "2K",
+    "outbox-bytes": "2M",
     "hold-bytes": "3K",
-    "memory-budget": "4M",
+    "memory-budget": "128M",
     "send-buffer": "0",
     "write-stall": "2.5",
     "message-timeout": "3.5",
@@ -213,7 +213,7 @@ class SourceTests(SettingsCase):
         self.assertEqual(
             problems[1:],
             (
-                "--grace is 'soon'; allowed: a number of seconds from 0 to 86400.",
+                "--grace is 'soon'; allowed: a number of seconds above 0, up to 86400.",
                 "--max-phones is '0'; allowed: a whole number from 1 to 1000000.",
                 (
                     "PYRYCODE_RELAY_HOLD_BYTES is 'much'; allowed: a number of bytes above 0, "
@@ -480,13 +480,13 @@ class FileTests(SettingsCase):
         """Numbers, text and lists are read as on the command line; underscores are dashes."""
         settings = self.from_file(
             'insecure-listen = [":80", "unix:/run/my relay"]\ngrace = 2.5\nmax_phones = 3\n'
-            'hold-bytes = "64K"\nmemory_budget = 1_048_576\nlimits-dry-run = true\n'
+            'hold-bytes = "64K"\nmemory_budget = 134_217_728\nlimits-dry-run = true\n'
             'on-reclaim = "keep"\nproduction = false\nupgrade-rate = 0.5'
         )
         limits = settings.limits
         self.assertEqual(settings.insecure_listen, (":80", "unix:/run/my relay"))
         self.assertEqual((limits.grace, limits.max_phones, limits.hold_bytes), (2.5, 3, 65536))
-        self.assertEqual((limits.memory_budget, limits.limits_dry_run), (2**20, True))
+        self.assertEqual((limits.memory_budget, limits.limits_dry_run), (2**27, True))
         self.assertEqual((limits.upgrade_rate, settings.production), (0.5, False))
 
     def test_one_of_many(self) -> None:

@@ -30,7 +30,6 @@ from pyrycode_relay.config.values import (
     RATE,
     RECLAIM,
     SECONDS,
-    SECONDS_OR_NONE,
     SECRET,
     SHARE,
     SOURCE,
@@ -70,7 +69,6 @@ ADDRESSES = {text: text for text in (":8080", "127.0.0.1:8080", "tcp:8080", "uni
 
 ACCEPTED: dict[str, tuple[Kind, dict[str, Any]]] = {
     "seconds": (SECONDS, SOME_SECONDS),
-    "seconds_or_none": (SECONDS_OR_NONE, SOME_SECONDS | {"0": 0.0, "-0": 0.0}),
     "bytes": (BYTES, SOME_BYTES),
     "bytes_or_none": (BYTES_OR_NONE, SOME_BYTES | {"0": 0, " 0 ": 0}),
     "count": (COUNT, {"1": 1, "1000000": 1_000_000}),
@@ -143,7 +141,6 @@ NO_ADDRESS = ["8080", "localhost", "localhost:x", ":65536", "tcp:http-or-so"]
 
 REFUSED: dict[str, tuple[Kind, list[str]]] = {
     "seconds": (SECONDS, [*NO_SECONDS, "0"]),
-    "seconds_or_none": (SECONDS_OR_NONE, NO_SECONDS),
     "bytes": (BYTES, [*NO_BYTES, "0"]),
     "bytes_or_none": (BYTES_OR_NONE, NO_BYTES),
     "count": (COUNT, [*NO_COUNT, "0"]),
