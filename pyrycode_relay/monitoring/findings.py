@@ -171,7 +171,7 @@ def _certificates(now: float, facts: CertificateFacts) -> Iterator[Finding]:
     moment = datetime.fromtimestamp(end, UTC)
     yield Finding(
         Kind.CERTIFICATE_ENDS_NOW if urgent else Kind.CERTIFICATE_ENDS,
-        f"The certificate of {subject} {verb}, {moment:%-d %B %Y %H:%M} UTC",
+        f"The certificate of {subject} {verb} ({moment:%-d %B %Y %H:%M} UTC)",
         value=end - now,
         limit=limit,
         subject=subject,
@@ -227,15 +227,15 @@ def _event_loop(past: Past) -> Iterator[Finding]:
     if stalls:
         yield Finding(
             Kind.STALL,
-            f"The event loop stopped {_times(stalls)} for more than {at.STALL:g} s "
-            f"in {_span(at.LAG_WINDOW)}",
+            f"In the last {_span(at.LAG_WINDOW)}, the event loop stopped {_times(stalls)} for more "
+            f"than {at.STALL:g} s",
             stalls,
             at.STALL,
         )
     if beats >= at.LEAST_BEATS and late > at.LATE_SHARE * beats:
         yield Finding(
             Kind.LAG,
-            f"The event loop is late: {late} of {beats} timers in {_span(at.LAG_WINDOW)}",
+            f"In the last {_span(at.LAG_WINDOW)}, {late} of {beats} timers were late",
             late / beats,
             at.LATE_SHARE,
             reason=f"by more than {at.LAG * 1000:g} ms, which people notice",
@@ -333,7 +333,8 @@ def _refusals(past: Past) -> Iterator[Finding]:
         count = past.increase(name, window)
         if count > limit:
             singular, _, plural = words.partition("|")
-            text = f"{count} {singular if count == 1 else plural} in {_span(window)}"
+            what = singular if count == 1 else plural
+            text = f"In the last {_span(window)}, {count} {what}"
             yield Finding(kind, text, count, limit)
 
 
@@ -345,7 +346,8 @@ def _peers(facts: Facts, past: Past) -> Iterator[Finding]:
     ended = past.increase("heartbeat_timeouts", at.HEARTBEATS_WINDOW)
     limit = at.HEARTBEATS_SHARE * facts.websockets
     if facts.websockets > at.HEARTBEATS_LEAST and ended > limit:
-        text = f"{ended} peers vanished without a close in {_span(at.HEARTBEATS_WINDOW)}"
+        window = _span(at.HEARTBEATS_WINDOW)
+        text = f"In the last {window}, {ended} peers vanished without a close"
         yield Finding(Kind.HEARTBEATS, text, ended, limit)
 
 
@@ -361,7 +363,7 @@ def _push(facts: Facts, past: Past) -> Iterator[Finding]:
     failed = past.increase("push_failed", at.PUSH_WINDOW)
     tried = past.increase("push_tried", at.PUSH_WINDOW)
     if tried > at.PUSH_LEAST and failed > at.PUSH_FAILED_SHARE * tried:
-        text = f"{failed} of {tried} push wakes failed in {_span(at.PUSH_WINDOW)}"
+        text = f"In the last {_span(at.PUSH_WINDOW)}, {failed} of {tried} push wakes failed"
         yield Finding(Kind.PUSH_FAILS, text, failed, at.PUSH_FAILED_SHARE * tried, reason=reason)
 
 

@@ -96,13 +96,13 @@ class FindingTests(Cases):
         self.assertEqual(found(WELL, **{name: limit}), {})
         finding = found(WELL, **{name: limit + 1})[kind]
         self.assertEqual(finding.value, limit + 1)
-        self.assertRegex(finding.text, r"\bin \d+ minutes?$")
+        self.assertRegex(finding.text, r"^In the last \d+ minutes?, ")
 
     def test_one_and_many(self) -> None:
         """The words agree with the number."""
         self.assertEqual(
             found(backlog_closes=1)[Kind.BACKLOG_CLOSES].text,
-            "1 phone was closed because its backlog was full in 10 minutes",
+            "In the last 10 minutes, 1 phone was closed because its backlog was full",
         )
         self.assertIn("2 phones were closed", found(backlog_closes=2)[Kind.BACKLOG_CLOSES].text)
 
@@ -156,7 +156,7 @@ class CertificateTests(Cases):
         findings = found(certificates(not_after={"a.example": NOW + left, "b.example": NOW + 1e8}))
         self.assertEqual(set(findings), {kind} if kind else set())
         for finding in findings.values():
-            self.assertIn(f"The certificate of a.example {words}, ", finding.text)
+            self.assertIn(f"The certificate of a.example {words} (", finding.text)
             self.assertEqual(finding.subject, "a.example")
             assert finding.since is not None
             self.assertLessEqual(finding.since, NOW)
