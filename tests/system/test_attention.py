@@ -162,7 +162,7 @@ class RefusalTests(AttentionCase):
         relay = self.relay(
             *(ADMIN, f"--tls-cert={chain}", f"--tls-key={key}", "--tls-listen=127.0.0.1:0"),
             *("--upgrade-rate=10", "--upgrade-burst=40", "--max-connections-per-address=12"),
-            *("--outbox-bytes=100000", "--send-buffer=4096"),
+            *("--outbox-bytes=100000", "--max-message-bytes=60000", "--send-buffer=4096"),
         )
         self.look(relay)
         self.shows("certificate_ends_now")

@@ -281,6 +281,10 @@ class PushPageTests(BrowserTestCase):
             r"^Last failure: the provider does not accept the relay's credentials\. "
             r"No wake has been sent since \d\d:\d\d:\d\d UTC\.$",
         )
+        finding = browser.text("#attention [data-kind=push_paused]")
+        self.assertIn("Push wakes through fcm are paused after failures.", finding)
+        self.assertIn("the provider does not accept the relay's credentials", finding)
+        self.assertRegex(finding, r"Since \d\d:\d\d:\d\d UTC")
         events = browser.text("#event-list")
         self.assertIn("A push wake could not be sent (5 times)", events)
         self.assertIn("the provider does not accept the relay's credentials", events)

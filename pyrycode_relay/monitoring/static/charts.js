@@ -155,7 +155,7 @@ class Chart {
       ...this.size(),
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       legend: { show: false },
-      padding: [8, chart.ownScales ? 0 : 10, 0, 0],
+      padding: [8, chart.ownScales ? 0 : 26, 0, 0],
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "hour" }, points: { size: 6 } },
       scales,
       axes: [
