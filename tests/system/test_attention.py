@@ -306,7 +306,8 @@ class RoomTests(AttentionCase):
     def test_queues(self) -> None:
         """Phones send while their daemon is away, until the memory for queues is nearly full."""
         relay = self.relay(
-            *(ADMIN, "--memory-budget=1000000", "--hold-bytes=250000", "--on-reclaim=keep")
+            *(ADMIN, "--memory-budget=1000000", "--hold-bytes=250000", "--on-reclaim=keep"),
+            "--outbox-bytes=300000",
         )
         self.look(relay)
         self.perform(self.held(relay))
