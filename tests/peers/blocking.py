@@ -90,6 +90,10 @@ class RawPeer:
             self._fill()
         return found
 
+    def next_frame(self) -> Frame | None:
+        """Return the next frame if all of it has been received."""
+        return take_frame(self._unread)
+
     def frames(self) -> Iterator[Frame]:
         """Yield frames until the connection ends."""
         with contextlib.suppress(Gone):

@@ -631,6 +631,50 @@ class MemoryBudgetTest(WireTest):
             phone.resume_reading()
             self.assertIsNone(phone.closed)
 
+    def test_a_reader_stays(self) -> None:
+        """A phone that reads keeps its queue, the largest of all, while others that read less fill
+        the budget; a phone that stops reading loses this within seconds."""
+        binary = self.relay.binary()
+        reader, *others = (self.relay.phone() for _ in range(4))
+        for phone in (reader, *others):
+            phone.stop_reading()
+            binary.forward(phone, text_of(70_000))
+        binary.forward(reader, text_of(100_000))
+        for _ in range(6):
+            self.relay.advance(1)
+            reader.socket.window = 10_000
+            reader.read(10_000)
+            others[0].socket.window = 10
+            others[0].read(10)
+        lost = []
+        for other in (others[1], others[2], others[0]):
+            binary.forward(reader, text_of(60_000))
+            lost.append((other.conn_id, 1011))
+            self.assertEqual(binary.notices, lost)
+        new = self.relay.phone()
+        new.stop_reading()
+        self.relay.advance(6)
+        binary.forward(new, text_of(70_000))
+        binary.forward(new, text_of(40_000))
+        self.assertEqual(binary.notices[3:], [(reader.conn_id, 1011)])
+
+    def test_held_frames_drain_as_their_daemon_takes_them(self) -> None:
+        """Frames for a daemon that reads stay, those for one that reads nothing go."""
+        homes = {name: self.relay.binary(name) for name in ("reads", "stuck")}
+        phones = {name: self.relay.phone(name) for name in homes}
+        for name, binary in homes.items():
+            binary.stop_reading()
+            for _ in range(2):
+                phones[name].text(text_of(70_000))
+        for _ in range(6):
+            self.relay.advance(1)
+            homes["reads"].socket.window = 5_000
+            homes["reads"].read(5_000)
+        for _ in range(2):
+            phones["reads"].text(text_of(70_000))
+        self.assertEqual(phones["stuck"].closed, (1011, "phone backlog full"))
+        self.assertIsNone(phones["reads"].closed)
+
     def test_held_frames_count(self) -> None:
         """Frames held for an absent daemon count, and the largest queue's phone is closed."""
         old, talker = self.relay.pair()
