@@ -13,7 +13,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__, startup_checks
-from pyrycode_relay.config import help_page, toml_file
+from pyrycode_relay.config import completion, help_page, toml_file
 from pyrycode_relay.config.options import (
     COMMAND_OPTIONS,
     ENVIRONMENT_PREFIX,
@@ -24,7 +24,15 @@ from pyrycode_relay.config.options import (
 )
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.config.toml_file import ConfigFile
-from pyrycode_relay.config.values import DIRECTORY, DOMAIN, FILE_OR_NONE, PATH, SECRET
+from pyrycode_relay.config.values import (
+    DIRECTORY,
+    DOMAIN,
+    FILE_OR_NONE,
+    PATH,
+    SECRET,
+    SHELL,
+    SWITCH,
+)
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
 from pyrycode_relay.process import Process, fail
@@ -56,17 +64,18 @@ class Options(usage.Options):
     """
 
     optFlags = [  # noqa: RUF012 - twisted.python.usage requires a class attribute
-        [each.name, None, each.help] for each in COMMAND_OPTIONS if not each.placeholder
+        [each.name, None, each.help] for each in COMMAND_OPTIONS if each.kind is SWITCH
     ]
     optParameters = [  # noqa: RUF012
-        [each.name, None, "", each.help] for each in COMMAND_OPTIONS if each.placeholder
+        [each.name, None, "", each.help] for each in COMMAND_OPTIONS if each.kind is not SWITCH
     ]
     # For the completion that zsh ships for Twisted's commands.
     compData = usage.Completions(
-        descriptions={option.name: option.help.partition(". ")[0] for option in OPTIONS},
+        descriptions={option.name: completion.summary(option) for option in OPTIONS},
         multiUse=[option.name for option in OPTIONS if option.many],
         optActions={
             "config": usage.CompleteFiles("*.toml"),
+            "completion": usage.CompleteList([*SHELL.words]),
             **{option.name: _completer(option) for option in OPTIONS if not option.is_switch},
         },
     )
@@ -106,6 +115,10 @@ class Options(usage.Options):
         """Read the settings; then print them and exit if that is asked for."""
         if self["example-config"]:
             _print(example())
+        if shell := self["completion"]:
+            if shell not in SHELL.words:
+                fail(StartupError(f"--completion is {shell!r}; allowed: {SHELL.allowed}."))
+            _print(completion.script(shell))
         try:
             self._read()
         except StartupError as error:

@@ -35,6 +35,7 @@ from pyrycode_relay.config.values import (
     SECONDS,
     SECRET,
     SHARE,
+    SHELL,
     SOURCE,
     SUBJECT,
     SWITCH,
@@ -107,19 +108,16 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class CommandOption:
-    """An option of the command line that is no setting.
-
-    ``placeholder`` stands for its value; it is empty for a switch.
-    """
+    """An option of the command line that is no setting."""
 
     name: str
     help: str
-    placeholder: str = ""
+    kind: Kind = SWITCH
 
     @property
     def usage(self) -> str:
         """The option with a placeholder for its value."""
-        return f"--{self.name}" + (f"={self.placeholder}" if self.placeholder else "")
+        return f"--{self.name}" + ("" if self.kind is SWITCH else f"={self.kind.placeholder}")
 
 
 COMMAND_OPTIONS: Final = (
@@ -128,7 +126,7 @@ COMMAND_OPTIONS: Final = (
         "Configuration file: TOML, with the names of these options (grace = 30), and with lists "
         "for those that may be given more than once. The environment and the command line win "
         "over it.",
-        "FILE",
+        PATH,
     ),
     CommandOption(
         "check-config",
@@ -138,6 +136,11 @@ COMMAND_OPTIONS: Final = (
     CommandOption(
         "example-config",
         "Print a configuration file with every setting, its help and its default, and exit.",
+    ),
+    CommandOption(
+        "completion",
+        "Print a script for a shell that completes the options of pyrycode-relay, and exit.",
+        SHELL,
     ),
 )
 

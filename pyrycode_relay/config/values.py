@@ -26,6 +26,7 @@ _MAX_COUNT: Final = 1_000_000
 _MIN_RATE: Final = 0.01
 """Below this rate the next upgrade is due later than a client can be told to wait."""
 _MAX_SHARE: Final = 0.9
+_SHELLS: Final = ("bash", "fish", "zsh")
 _ON: Final = frozenset({"1", "on", "true", "yes"})
 _OFF: Final = frozenset({"", "0", "off", "false", "no"})
 
@@ -274,6 +275,9 @@ SOURCE: Final = Kind(
     "an address, a network with no bits set after its prefix, such as 10.0.0.0/8 or fd00::/8, "
     "or unix",
     "NETWORK",
+)
+SHELL: Final = Kind(
+    {shell: shell for shell in _SHELLS}.__getitem__, "bash, fish or zsh", "SHELL", words=_SHELLS
 )
 PATH: Final = Kind(_path, "a path that is not empty", "FILE")
 DIRECTORY: Final = Kind(_path, PATH.allowed, "DIRECTORY")

@@ -1,11 +1,19 @@
-"""Completion in zsh, by Twisted's mechanism."""
+"""Completion in bash, fish and zsh, by the real shells."""
 
 from __future__ import annotations
 
-from pyrycode_relay.config.options import OPTIONS
+import contextlib
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+from pyrycode_relay.config.completion import summary
+from pyrycode_relay.config.options import COMMAND_OPTIONS, OPTIONS
 from pyrycode_relay.config.values import DIRECTORY, DOMAIN, FILE_OR_NONE, PATH, SECRET
 from tests import needs
-from tests.system.harness import TWISTD, SystemTestCase
+from tests.peers.waiting import eventually
+from tests.system.harness import TWISTD, SystemTestCase, clean_environment, run_program
 
 _OFFERS = """
 _arguments() { print -rl -- "$@"; return 1; }
@@ -16,7 +24,132 @@ eval "$output"
 """As zsh's own function for Twisted's commands, but it prints the offers."""
 
 
-class CompletionTests(SystemTestCase):
+class ScriptTestCase(SystemTestCase):
+    """Has the script that the command prints for a shell."""
+
+    def script(self, shell: str) -> Path:
+        """Return a file with the script."""
+        run = run_program(TWISTD, "pyrycode-relay", f"--completion={shell}")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        path = self.directory / f"pyrycode-relay.{shell}"
+        path.write_text(run.stdout, encoding="utf-8")
+        return path
+
+
+class BashTests(ScriptTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.typed = b""
+        (self.directory / "chain.pem").touch()
+        (self.directory / "certs").mkdir()
+        primary, secondary = pty.openpty()
+        self.addCleanup(os.close, primary)
+        self.terminal = primary
+        os.set_blocking(primary, False)
+        bash = subprocess.Popen(
+            [needs.program("bash"), "--norc", "--noprofile", "-i"],
+            cwd=self.directory,
+            env=clean_environment({"TERM": "dumb", "PS1": "", "INPUTRC": "/dev/null"}),
+            stdin=secondary,
+            stdout=secondary,
+            stderr=secondary,
+            start_new_session=True,
+        )
+        self.addCleanup(bash.wait)
+        self.addCleanup(bash.kill)
+        os.close(secondary)
+        self.enter(f"source {self.script('bash')}; bind 'set bell-style none'; echo rea''dy")
+        self.expect("ready\r\n")
+
+    def enter(self, text: str) -> None:
+        """Type a text and the return key."""
+        os.write(self.terminal, f"{text}\n".encode())
+
+    def expect(self, text: str) -> None:
+        """Wait until the terminal shows a text."""
+
+        def shown() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                self.typed += os.read(self.terminal, 65536)
+            return text.encode() in self.typed
+
+        eventually(f"the terminal shows {text!r}", shown)
+        self.typed = b""
+
+    def test_keys(self) -> None:
+        """The tab key completes names, words, files and directories."""
+        for typed, shown in (
+            ("--log-l\td\t", "--log-level=debug "),
+            ("--completion z\t", "--completion zsh "),
+            ("--tls-c\tch\t", "--tls-cert=chain.pem "),
+            ("--tls-d\tc\t", "--tls-dir=certs/"),
+            ("--produ\t", "--production "),
+        ):
+            os.write(self.terminal, f"pyrycode-relay {typed}".encode())
+            self.expect(f"pyrycode-relay {shown}")
+            os.write(self.terminal, b"\x15")  # Control-U takes the line back.
+
+    def test_nothing_to_offer(self) -> None:
+        """A number is not completed with a file's name."""
+        os.write(self.terminal, b"pyrycode-relay --grace=ch\t\t--end")
+        self.expect("--grace=ch--end")
+
+
+class FishTests(ScriptTestCase):
+    def offered(self, *words: str) -> dict[str, list[str]]:
+        """Return what fish offers for each beginning of the command's last word."""
+        (self.directory / "chain.pem").touch()
+        (self.directory / "certs").mkdir()
+        lines = [f"source {self.script('fish')}"]
+        lines += [f"echo '> {word}'; complete -C 'pyrycode-relay {word}'" for word in words]
+        run = run_program("fish", "--no-config", "-c", "; ".join(lines), directory=self.directory)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        found: dict[str, list[str]] = {}
+        for line in run.stdout.splitlines():
+            if line.startswith("> "):
+                last = found.setdefault(line.removeprefix("> "), [])
+            else:
+                last.append(line)
+        return found
+
+    def test_offers(self) -> None:
+        """Names have descriptions; values are words, files or directories, if there are any."""
+        offered = self.offered("--", "--log-level=", "--tls-cert=c", "--tls-dir=c", "--grace=c")
+        described = dict(line.split("\t") for line in offered["--"])
+        for option in (*OPTIONS, *COMMAND_OPTIONS):
+            self.assertEqual(described[f"--{option.name}"], summary(option))
+        values = {
+            word: {line.split("\t")[0].partition("=")[2] for line in lines}
+            for word, lines in offered.items()
+        }
+        self.assertEqual(values["--log-level="], {"debug", "info", "warn", "error"})
+        self.assertEqual(values["--tls-cert=c"], {"chain.pem", "certs/"})
+        self.assertEqual(values["--tls-dir=c"], {"certs/"})
+        self.assertEqual(values["--grace=c"], set())
+
+
+class ZshTests(ScriptTestCase):
+    def test_script(self) -> None:
+        """zsh reads the script for the command; it has a specification for each option."""
+        path = self.directory / "offers"
+        path.write_text(
+            f'_arguments() {{ print -rl -- "$@" }}\nsource {self.script("zsh")}\n',
+            encoding="utf-8",
+        )
+        run = run_program("zsh", "-f", path)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        offered = run.stdout.splitlines()[2:]
+        self.assertIn("--completion=", offered[-4])
+        for option in OPTIONS:
+            often = "*" if option.many else ""
+            value = "" if option.is_switch else "="
+            start = f"{often}--{option.name}{value}["
+            self.assertEqual(len([each for each in offered if each.startswith(start)]), 1)
+
+
+class TwistedTests(SystemTestCase):
+    """Twisted's own completion, which zsh ships."""
+
     def offered(self, *words: str) -> list[str]:
         """Return the actions that zsh gets from the script for a command line."""
         zsh = needs.program("zsh")

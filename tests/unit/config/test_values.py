@@ -32,6 +32,7 @@ from pyrycode_relay.config.values import (
     SECONDS,
     SECRET,
     SHARE,
+    SHELL,
     SOURCE,
     SUBJECT,
     SWITCH,
@@ -157,6 +158,7 @@ REFUSED: dict[str, tuple[Kind, list[str]]] = {
     "source": (SOURCE, ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "fe80::%eth0/64", "10"]),
     "path": (PATH, ["", "a\0b"]),
     "directory": (DIRECTORY, ["", "a\0b"]),
+    "shell": (SHELL, ["", "ksh", "Bash"]),
     "file_or_none": (FILE_OR_NONE, ["no-such-file.pem", "/", "x" * 5000, "a\0b"]),
     "https": (
         HTTPS,
