@@ -18,7 +18,7 @@ help: ## show this list
 	@sed -nE 's/^([a-z./]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 run: $(VENV)/.run ## start the relay on LISTEN
-	$(BIN)/twistd --pidfile= -n pyrycode-relay --insecure-listen=$(LISTEN)
+	$(BIN)/pyrycode-relay --insecure-listen=$(LISTEN)
 
 unit: $(VENV)/.dev ## run the unit tests, in a few seconds
 	PYRYCODE_RELAY_TEST_EXAMPLES=0.02 HYPOTHESIS_STORAGE_DIRECTORY=$(CURDIR)/.hypothesis \

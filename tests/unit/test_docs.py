@@ -352,6 +352,16 @@ class ContributingTests(Cases):
         self.assertEqual(rows, helped)
 
 
+class ReadmeTests(Cases):
+    def test_packages(self) -> None:
+        """The README has the Debian packages that CI installs."""
+        ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+        found = re.search(r"--no-install-recommends \\\n(.*?) >/dev/null", ci, re.DOTALL)
+        assert found is not None
+        packages = found[1].replace("\\\n", " ").split()
+        self.assertIn(", ".join(packages), " ".join(PAGES["README.md"].split()))
+
+
 class ArchitectureTests(Cases):
     """``docs/architecture.md`` names every module, and none that is not there."""
 
