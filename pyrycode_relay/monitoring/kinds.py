@@ -161,7 +161,7 @@ class Kind(enum.Enum):
         "Memory",
         (
             "Peers read more slowly than others send. Over --memory-budget the relay closes the "
-            "connections with the largest queues."
+            "connections whose queues would take longest to drain."
         ),
     )
     BACKLOG_CLOSES = (

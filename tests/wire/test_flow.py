@@ -613,7 +613,7 @@ class MemoryBudgetTest(WireTest):
     }
 
     def test_largest_goes_first(self) -> None:
-        """Over the budget the connection with the largest queue is closed, not the last writer."""
+        """Of phones that read nothing, the one with the largest queue is closed, not the last."""
         binary = self.relay.binary()
         large, small, last = (self.relay.phone() for _ in range(3))
         for phone in (large, small, last):
