@@ -107,6 +107,7 @@ class Event(enum.Enum):
     MESSAGE_TOO_BIG = ("message_too_big", Level.WARN, LineLimit.ADDRESS)
     PHONE_FRAME_REFUSED = ("phone_frame_refused", Level.WARN, LineLimit.ADDRESS)
     BINARY_ENVELOPE_REFUSED = ("binary_envelope_refused", Level.WARN, LineLimit.ADDRESS)
+    BINARY_LATE_ENVELOPE = ("binary_late_envelope", Level.DEBUG, LineLimit.ADDRESS)
     BINARY_UNKNOWN_CONN_ID = ("binary_unknown_conn_id", Level.WARN, LineLimit.ADDRESS)
     PUSH_WAKE_SENT = ("push_wake_sent", Level.INFO, LineLimit.NONE)
     PUSH_WAKE_FAILED = ("push_wake_failed", Level.WARN, LineLimit.NONE)

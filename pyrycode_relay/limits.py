@@ -22,6 +22,14 @@ A client's author needs to see only one refusal. A scanner has any number of add
 is for all of them together: two events, some 150 bytes a line, at most 3 MB a day.
 """
 
+DEPARTURE_SECONDS: Final = 60
+"""How long a phone that has left is remembered: longer than a daemon takes to notice."""
+DEPARTURES: Final = 4096
+"""Phones that are remembered after they have left: some 500 bytes each, 2 MB in all.
+
+More than 68 a second push the oldest out early. Then an envelope for it is logged as a mistake.
+"""
+
 
 class OnReclaim(enum.Enum):
     """What happens to the phones of a server-id when its binary returns."""

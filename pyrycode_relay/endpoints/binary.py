@@ -180,9 +180,18 @@ class BinaryProtocol(RelayProtocol):
             return
         phone = slot.phones.get(envelope.conn_id)
         if phone is None or phone.close_requested:
-            self._report(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
+            self._miss(slot, phone, envelope.conn_id)
             return
         self._forward(phone, envelope)
+
+    def _miss(self, slot: Slot, phone: Phone | None, conn_id: str) -> None:
+        """Drop an envelope for a phone that leaves, has left, or never was there."""
+        if phone is not None or self._context.registry.has_left(slot, conn_id):
+            self._context.observer.saw(
+                Event.BINARY_LATE_ENVELOPE, server_id=self.server_id, remote=self.remote
+            )
+        else:
+            self._report(Event.BINARY_UNKNOWN_CONN_ID, "no such phone")
 
     def oversized(self, size: int, limit: int) -> None:
         """Log that a message is refused for its size."""

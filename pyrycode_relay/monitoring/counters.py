@@ -139,6 +139,10 @@ class Counters:
         "Binaries' envelopes that were dropped, by reason.",
         reason=(*(each.label for each in EnvelopeFault), UNKNOWN_CONN_ID, OTHER),
     )
+    late_envelopes: Cells = _counter(
+        "late_envelopes",
+        "Binaries' envelopes for a phone that was closing or had left within the last minute.",
+    )
     push_wakes: Cells = _counter(
         "push_wakes",
         "Push wakes, by outcome; dropped means over a limit.",
@@ -298,6 +302,7 @@ def _fixed_cells(
         Event.SERVER_ID_TAKEOVER: [(counters.takeovers, ())],
         Event.SERVER_RECLAIMED: [(counters.reclaims, ())],
         Event.SERVER_EXPIRED: [(counters.expiries, ())],
+        Event.BINARY_LATE_ENVELOPE: [(counters.late_envelopes, ())],
         Event.BINARY_UNKNOWN_CONN_ID: [(counters.envelopes_refused, (UNKNOWN_CONN_ID,))],
         Event.PUSH_WAKE_SENT: [(counters.push_wakes, (WakeOutcome.SENT.label,))],
         Event.TLS_HANDSHAKE_FAILED: [(counters.handshakes, ())],

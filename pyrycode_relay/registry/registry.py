@@ -8,7 +8,7 @@ the endpoints turn that into close codes, log events and frames. Source: "Regist
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.protocol.close_codes import Refusal
 from pyrycode_relay.protocol.probe_ids import is_probe
+from pyrycode_relay.registry.departures import RecentDepartures
 from pyrycode_relay.registry.legs import BinaryLeg, PhoneLeg
 from pyrycode_relay.registry.memory_budget import MemoryBudget
 from pyrycode_relay.registry.slot import Phone, Slot
@@ -82,6 +83,7 @@ class Registry:
         self._suffix = suffix
         self._slots: dict[str, Slot] = {}
         self._grace: dict[Slot, IDelayedCall] = {}
+        self._departures = RecentDepartures(clock.seconds)
 
     @property
     def binaries(self) -> int:
@@ -118,7 +120,7 @@ class Registry:
             return Conflict(slot.binary)
         else:
             self._grace.pop(slot).cancel()
-        return Claimed(slot, tuple(slot.attach(binary)), reclaimed=reclaimed)
+        return Claimed(slot, self._evicted(slot.attach(binary)), reclaimed=reclaimed)
 
     def take_over(self, server_id: str, incumbent: BinaryLeg, binary: BinaryLeg) -> Claim:
         """Give the slot to ``binary`` in place of ``incumbent``, which did not answer.
@@ -129,7 +131,7 @@ class Registry:
         slot = self._slots.get(server_id)
         if slot is None or slot.binary is not incumbent:
             return self.claim(server_id, binary)
-        return Claimed(slot, tuple(slot.attach(binary)), displaced=incumbent)
+        return Claimed(slot, self._evicted(slot.attach(binary)), displaced=incumbent)
 
     def release(self, slot: Slot, binary: BinaryLeg) -> bool:
         """Start the grace of a slot whose binary has gone; False if ``binary`` did not hold it.
@@ -146,7 +148,13 @@ class Registry:
     def _expire(self, slot: Slot) -> None:
         del self._grace[slot]
         del self._slots[slot.server_id]
-        self._on_expiry(slot, slot.clear())
+        self._on_expiry(slot, [*self._evicted(slot.clear())])
+
+    def _evicted(self, phones: Iterable[Phone]) -> tuple[Phone, ...]:
+        evicted = tuple(phones)
+        for phone in evicted:
+            self._departures.add(phone.slot.server_id, phone.conn_id)
+        return evicted
 
     def register(self, server_id: str, leg: PhoneLeg) -> Registered | Refusal:
         """Give a phone a place in the slot of ``server_id``, whether its binary is there or not."""
@@ -170,7 +178,12 @@ class Registry:
         ``close_code`` is what the close notice to its binary says.
         """
         if not phone.gone:
+            self._departures.add(phone.slot.server_id, phone.conn_id)
             phone.slot.remove(phone, close_code)
+
+    def has_left(self, slot: Slot, conn_id: str) -> bool:
+        """Whether ``conn_id`` is that of a phone of ``slot`` that has left lately."""
+        return self._departures.has(slot.server_id, conn_id)
 
     def close(self) -> None:
         """Remove every slot without notifying anyone, and stop the timers."""

@@ -42,6 +42,7 @@ FLOODING = {
     "message_too_big",
     "binary_envelope_refused",
     "binary_unknown_conn_id",
+    "binary_late_envelope",
     "push_wake_dropped",
     "rate_limited",
     "connection_cap_reached",

@@ -278,6 +278,11 @@ class CountTests(MetricsCase):
             self.assertEqual(scrape("frames_refused_total", reason=reason), 1, reason)
         for reason in ("not_an_object", "no_conn_id", "unknown_conn_id"):
             self.assertEqual(scrape("envelopes_refused_total", reason=reason), 1, reason)
+        self.assertEqual(scrape("late_envelopes_total"), 0)
+        binary.forward(slow, "1")
+        scrape = self.scrape()
+        self.assertEqual(scrape("late_envelopes_total"), 1)
+        self.assertEqual(scrape("envelopes_refused_total", reason="unknown_conn_id"), 1)
         self.assertEqual(scrape("push_wakes_refused_total", reason="off"), 1)
         self.assertEqual(self.status()["refusals"]["frames"], 5)
 

@@ -182,12 +182,63 @@ class RefusedEnvelopeTest(WireTest):
         self.assertIsNone(binary.closed)
 
     def test_phone_that_has_left(self) -> None:
-        """A conn_id is unknown once its phone has gone."""
+        """What is for a phone that has left is late for a minute, and then a mistake."""
         binary, phone = self.relay.pair()
         phone.close(1000)
         binary.forward(phone, "1")
-        self.assertEqual(len(self.relay.seen.of(Event.BINARY_UNKNOWN_CONN_ID)), 1)
+        self.relay.advance(59)
+        binary.direct(phone, 4421)
+        self.assertEqual(self.late(), (2, 0))
+        self.relay.advance(1)
+        binary.direct(phone, 4421)
+        self.assertEqual(self.late(), (2, 1))
         self.assertIsNone(binary.closed)
+
+    def late(self) -> tuple[int, int]:
+        """Return the number of late envelopes, and of those that are a mistake."""
+        seen = self.relay.seen.of
+        return len(seen(Event.BINARY_LATE_ENVELOPE)), len(seen(Event.BINARY_UNKNOWN_CONN_ID))
+
+    def test_directive_that_answers_a_notice(self) -> None:
+        """A daemon that answers each close notice with a directive leaves no line above debug."""
+        binary = self.relay.binary()
+        for end in ("close", "reset", "backlog"):
+            phone = self.relay.phone()
+            if end == "close":
+                phone.close(1000)
+            elif end == "reset":
+                phone.reset()
+            else:
+                phone.text("not JSON")
+            self.assertEqual(binary.notices[-1][0], phone.conn_id)
+            self.relay.seen.clear()
+            binary.direct(phone, 4421)
+            self.assertEqual(
+                self.relay.seen.events,
+                [(Event.BINARY_LATE_ENVELOPE, {"server_id": "home", "remote": "192.0.2.7"})],
+            )
+
+    def test_directive_for_a_phone_that_was_evicted(self) -> None:
+        """What a daemon that has come back sends for its former phones is late, too."""
+        binary, phone = self.relay.pair()
+        binary.reset()
+        back = self.relay.binary()
+        self.assertEqual(phone.closed, (4404, "binary reclaimed server-id"))
+        back.direct(phone, 4421)
+        other = self.relay.phone()
+        back.reset()
+        self.relay.advance(31)
+        self.assertEqual(other.closed, (1000, ""))
+        self.relay.binary().direct(other, 4421)
+        self.assertEqual(self.late(), (2, 0))
+
+    def test_phone_of_another_that_has_left(self) -> None:
+        """A phone that another daemon's slot had is nobody's that has left."""
+        self.relay.binary("victim")
+        victim = self.relay.phone("victim")
+        victim.close(1000)
+        self.relay.binary("attacker").direct(victim, 4421)
+        self.assertEqual(self.late(), (0, 1))
 
     def test_no_server_id_reaches_another(self) -> None:
         """A daemon can address no phone of another server-id, whatever it sends."""
