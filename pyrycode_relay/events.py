@@ -23,6 +23,7 @@ FIELDS: Final = frozenset(
         "path",
         "duration",
         "frames",
+        "lines",
         "bytes",
         "size",
         "limit",
@@ -76,6 +77,8 @@ class Event(enum.Enum):
     READY = ("ready", Level.INFO, LineLimit.NONE)
     DRAINING = ("draining", Level.INFO, LineLimit.NONE)
     DRAINED = ("drained", Level.INFO, LineLimit.NONE)
+    LOG_LINES_DROPPED = ("log_lines_dropped", Level.WARN, LineLimit.NONE)
+    LOG_REOPEN_FAILED = ("log_reopen_failed", Level.WARN, LineLimit.NONE)
     NVX_MISSING = ("nvx_missing", Level.WARN, LineLimit.NONE)
     TLS_RELOADED = ("tls_reloaded", Level.INFO, LineLimit.NONE)
     TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, LineLimit.NONE)

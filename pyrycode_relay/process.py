@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import Deferred
@@ -13,18 +15,51 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from pyrycode_relay import startup_checks
+from pyrycode_relay.events import Level
+from pyrycode_relay.monitoring.event_log import Writer
+from pyrycode_relay.monitoring.log_output import is_journal, journal_prefix
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.startup_error import StartupError
+
+STDERR: Final = 2
+WRONG_CONFIGURATION: Final = 2
+"""The exit status of a relay that cannot start as it is configured: a restart would not help."""
 
 
 def fail(error: StartupError) -> NoReturn:
     """Report the problems on the terminal, and exit."""
     # When twistd starts services, sys.stderr is the log.
     stderr = sys.__stderr__ or sys.stderr
+    prefix = journal_prefix(Level.ERROR) if is_journal(STDERR, os.environ) else ""
     for problem in error.problems:
-        stderr.write(f"pyrycode-relay: {problem}\n")
-    raise SystemExit(2)
+        stderr.write(f"{prefix}pyrycode-relay: {problem}\n")
+    raise SystemExit(WRONG_CONFIGURATION)
+
+
+class Terminal:
+    """The terminal that a daemon was started from, which twistd closes before the relay starts.
+
+    twistd itself shows only the first 100 bytes of an error.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):
+            self._descriptor = os.dup(STDERR)
+
+    def show(self, error: StartupError) -> None:
+        """Report the problems."""
+        if self._descriptor is not None:
+            text = "".join(f"pyrycode-relay: {problem}\n" for problem in error.problems)
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, text.encode())
+
+    def close(self) -> None:
+        """Let go of the terminal: its other end may wait for that."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class Process(Service):
@@ -34,7 +69,7 @@ class Process(Service):
         relay: The relay.
         manager: Told when the relay is ready, reloads and stops.
         in_reactor: Runs a function in the reactor's thread.
-        log: Writes the log; None leaves that to twistd.
+        log: Writes the log once the process has forked; None leaves that to twistd.
         foreground: Whether twistd stays attached to its terminal.
 
     """
@@ -46,7 +81,7 @@ class Process(Service):
         relay: RelayService,
         manager: Notifier,
         in_reactor: Callable[..., object],
-        log: ILogObserver | None,
+        log: Writer | None,
         *,
         foreground: bool,
     ) -> None:
@@ -54,7 +89,7 @@ class Process(Service):
         self._manager = manager
         self._in_reactor = in_reactor
         self._log = log
-        self._foreground = foreground
+        self._terminal = None if foreground else Terminal()
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, and replace its log."""
@@ -64,6 +99,8 @@ class Process(Service):
 
     def privilegedStartService(self) -> None:
         """Open the listeners, while twistd still has its privileges."""
+        if self._log is not None:
+            self._log.start()
         try:
             self._relay.privilegedStartService()
         except StartupError as error:
@@ -83,6 +120,8 @@ class Process(Service):
             self._end(error)
             raise
         super().startService()
+        if self._terminal is not None:
+            self._terminal.close()
         self._manager.ready()
 
     def reload(self) -> None:
@@ -100,10 +139,11 @@ class Process(Service):
     def _end(self, error: StartupError) -> None:
         """Report why the relay does not start; a daemon's caller then raises the error.
 
-        A daemon's twistd shows that error on the terminal it was started from.
+        That error has the command that started the daemon exit with status 1.
         """
-        if self._foreground:
+        if self._terminal is None:
             fail(error)
+        self._terminal.show(error)
         for problem in error.problems:
             sys.stderr.write(f"pyrycode-relay: {problem}\n")
         # sys.stderr is the log, where a traceback would be of no use.

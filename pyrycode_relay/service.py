@@ -135,6 +135,8 @@ class RelayService(Service):
         self._heap_trimmer = HeapTrimmer(self._clock)
         self.context.memory_budget.on_shrink = self._heap_trimmer.plan
         self._drain = self._make_drain()
+        self.log_lines_dropped: Callable[[], int] = lambda: 0
+        """Returns how many lines of the log were dropped; the process sets it."""
 
     def _make_push(self) -> PushService:
         # Imported only for push, because its libraries cost time and memory, and come with an
@@ -203,6 +205,7 @@ class RelayService(Service):
             id_hash=self.context.id_hash,
             ids_in_clear=self.settings.status_ids,
             crowded_out=lambda: self.site.channels.crowded_out,
+            log_lines_dropped=lambda: self.log_lines_dropped(),  # noqa: PLW0108 - set later
             seconds=self._clock.seconds,
             wall=time.time,
         )

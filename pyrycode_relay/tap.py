@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from twisted.python import usage
-from twisted.python.logfile import LogFile
 
 from pyrycode_relay import __version__, startup_checks
 from pyrycode_relay.config import completion, help_page, toml_file
@@ -34,7 +34,14 @@ from pyrycode_relay.config.values import (
     SWITCH,
 )
 from pyrycode_relay.http.capacity import Capacity
-from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
+from pyrycode_relay.monitoring.event_log import EventLog, LineFormat, Writer, watch_accept
+from pyrycode_relay.monitoring.log_output import (
+    Destination,
+    LogFile,
+    LogOutput,
+    Stream,
+    is_journal,
+)
 from pyrycode_relay.process import Process, fail
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import RelayService
@@ -152,28 +159,41 @@ class Options(usage.Options):
         """Whether twistd stays attached to its terminal."""
         return self.parent is None or bool(self.parent["nodaemon"])
 
-    def log_writer(self, in_reactor: Callable[..., object]) -> Writer | None:
-        """Return the writer of the log; None if twistd's own options send the log elsewhere.
+    def log_output(self, line_format: LineFormat) -> LogOutput | None:
+        """Return the log's output; None if twistd's own options send the log elsewhere.
 
         The log goes where twistd would write it: to ``--logfile``, or in the foreground to
-        standard output. ``in_reactor`` runs a function in the reactor's thread.
+        standard output.
         """
         twistd = self.parent
         if twistd is None or twistd["logger"] or twistd["syslog"]:
             return None
-        name, output = twistd["logfile"], sys.stdout
-        if name == "-" and not self.foreground:
+        path = twistd["logfile"]
+        if path == "-" and not self.foreground:
             fail(
                 StartupError(
                     "A daemon cannot log to standard output; give --logfile=FILE or --nodaemon."
                 )
             )
-        if name not in {None, "", "-"} or not self.foreground:
-            rotating = LogFile.fromFullPath(name or "twistd.log")
-            # As twistd does for its own log.
-            signal.signal(signal.SIGUSR1, lambda *_: in_reactor(rotating.rotate))
-            output = rotating
-        return Writer(output, self.settings.log_level, self.settings.log_format)
+        if path in {None, "", "-"} and self.foreground:
+            if sys.stdout is None:
+                return LogOutput(_log_file(os.devnull), line_format)
+            descriptor = sys.stdout.fileno()
+            in_journal = is_journal(descriptor, os.environ)
+            return LogOutput(Stream(descriptor), line_format, in_journal=in_journal)
+        return LogOutput(_log_file(path or "twistd.log"), line_format)
+
+
+def _log_file(path: str) -> Destination:
+    """Open the log file, or end the process with a sentence."""
+    try:
+        return LogFile(path)
+    except OSError as error:
+        fail(
+            StartupError(
+                f"Cannot write the log to {path}: {error.strerror}; give --logfile another path."
+            )
+        )
 
 
 def _advice(error: usage.UsageError) -> str:
@@ -229,10 +249,18 @@ def makeService(options: Options, kind: type[RelayService] = RelayService) -> Pr
     manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
     watch_accept(relay.accept_failed)
     reactor.callWhenRunning(handle_signals, reactor.stop, in_reactor)
+    line_format = LineFormat(settings.log_format)
+    output = options.log_output(line_format)
+    writer = None
+    if output is not None:
+        relay.log_lines_dropped = lambda: output.dropped
+        atexit.register(output.close)
+        writer = Writer(output, settings.log_level, line_format)
+        signal.signal(signal.SIGUSR1, lambda *_: in_reactor(output.reopen))
     return Process(
         relay,
         manager,
         in_reactor,
-        options.log_writer(in_reactor),
+        writer,
         foreground=options.foreground,
     )

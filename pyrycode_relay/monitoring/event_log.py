@@ -6,6 +6,7 @@ Source: "Logging" in ``docs/protocol.md``.
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -141,14 +142,60 @@ class _AcceptWatch:
             self._report(error)
 
 
+class LineFormat:
+    """Makes lines, as text or as JSON.
+
+    Args:
+        as_json: Whether a line is a JSON object instead of text.
+        wall: The time in seconds since 1970, for lines of the log about itself.
+
+    """
+
+    def __init__(self, as_json: bool, wall: Callable[[], float] = time.time) -> None:
+        self._as_json = as_json
+        self._wall = wall
+
+    def line(
+        self, log_time: float, level: Level, content: _Line | str, trace: str | None = None
+    ) -> str:
+        """Return the line of an event, or of a text of a library's.
+
+        As text, the traceback ``trace`` is on lines below it.
+        """
+        when = datetime.fromtimestamp(log_time, UTC).isoformat(timespec="milliseconds")
+        if not self._as_json:
+            text = f"{when} {level.name.lower()} {content}".replace("\n", " ")
+            return text if trace is None else f"{text}\n{trace}"
+        line: dict[str, object] = {"time": when, "level": level.name.lower()}
+        if isinstance(content, _Line):
+            line |= {"event": content.label, **content.fields}
+        else:
+            line |= {"event": "message", "text": content}
+        if trace is not None:
+            line["traceback"] = trace
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+    def event_line(self, event: Event, **fields: object) -> str:
+        """Return the line of an event that happens now."""
+        return self.line(self._wall(), event.level, _Line(event.label, fields))
+
+    def dropped(self, lines: int) -> str:
+        """Return the line that stands in the place of dropped ones."""
+        return self.event_line(Event.LOG_LINES_DROPPED, lines=lines)
+
+    def not_reopened(self, error: OSError) -> str:
+        """Return the line that says that the log file could not be opened again."""
+        return self.event_line(Event.LOG_REOPEN_FAILED, err=error.strerror)
+
+
 class Output(Protocol):
-    """A destination for lines: a file, or Twisted's rotating log file."""
+    """A destination for lines."""
 
-    def write(self, text: str, /) -> object:
-        """Write ``text``."""
+    def start(self) -> None:
+        """Begin to write. Until then, lines wait."""
 
-    def flush(self) -> None:
-        """Flush the buffer."""
+    def write(self, text: str, level: Level) -> None:
+        """Write one or more lines, without the final newline; never waits."""
 
 
 @implementer(ILogObserver)
@@ -164,14 +211,18 @@ class Writer:
     Args:
         output: The destination of the lines.
         threshold: Events below this level are dropped.
-        as_json: Whether a line is a JSON object instead of text.
+        line_format: Makes the lines.
 
     """
 
-    def __init__(self, output: Output, threshold: Level, as_json: bool) -> None:
+    def __init__(self, output: Output, threshold: Level, line_format: LineFormat) -> None:
         self._output = output
         self._threshold = threshold
-        self._as_json = as_json
+        self._line_format = line_format
+
+    def start(self) -> None:
+        """Begin to write: the process does not fork any more."""
+        self._output.start()
 
     def __call__(self, event: LogEvent) -> None:
         """Write one event."""
@@ -180,26 +231,19 @@ class Writer:
         least = self._least(namespace)
         if least is None or level < least:
             return
-        time = datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds")
         # Twisted's older logging passes the failure under another key, with a text that quotes it.
         failure = event.get("log_failure") or event.get("failure")
-        unhandled = failure is not None and not namespace.startswith(_NAMESPACE)
-        text = "unhandled error" if unhandled else None
-        if self._as_json:
-            line: dict[str, object] = {"time": time, "level": level.name.lower()}
-            relay_line = event.get("line")
-            if isinstance(relay_line, _Line):
-                line |= {"event": relay_line.label, **relay_line.fields}
-            else:
-                line |= {"event": "message", "text": text or formatEvent(event)}
-            if failure is not None:
-                line["traceback"] = _traceback(failure)
-            self._write(json.dumps(line, ensure_ascii=True, default=str))
-            return
-        text = (text or formatEvent(event)).replace("\n", " ")
-        self._write(f"{time} {level.name.lower()} {text}")
-        if failure is not None:
-            self._write(_traceback(failure))
+        content: _Line | str
+        relay_line = event.get("line")
+        if isinstance(relay_line, _Line):
+            content = relay_line
+        elif failure is not None and not namespace.startswith(_NAMESPACE):
+            content = "unhandled error"
+        else:
+            content = formatEvent(event)
+        trace = None if failure is None else _traceback(failure)
+        line = self._line_format.line(event["log_time"], level, content, trace)
+        self._output.write(line, level)
 
     def _least(self, namespace: str) -> Level | None:
         """Return the lowest level that is logged for a namespace; None for no level at all."""
@@ -208,10 +252,6 @@ class Writer:
         if namespace.startswith(_NAMESPACE) or self._threshold is Level.DEBUG:
             return self._threshold
         return max(self._threshold, Level.WARN)
-
-    def _write(self, line: str) -> None:
-        self._output.write(line + "\n")
-        self._output.flush()
 
 
 def _traceback(failure: Failure) -> str:

@@ -248,6 +248,11 @@ class Metrics:
             ("resident_memory_bytes", "Resident memory.", resident_bytes()),
         ):
             yield GaugeMetricFamily(f"process_{name}", text, value)
+        yield _counter(
+            "log_lines_dropped",
+            "Lines of the log that could not be written.",
+            self._monitored.log_lines_dropped(),
+        )
         yield CounterMetricFamily(
             "process_cpu_seconds", "CPU time used, in seconds.", cpu_seconds()
         )

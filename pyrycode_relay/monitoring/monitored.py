@@ -50,6 +50,8 @@ class Monitored:
     """Whether the status page shows server-ids and addresses themselves."""
     crowded_out: Callable[[], int]
     """Returns how many connections without a request were dropped for newer ones."""
+    log_lines_dropped: Callable[[], int]
+    """Returns how many lines of the log were dropped."""
     seconds: Callable[[], float]
     """Returns the time of the relay's own clock, in seconds."""
     wall: Callable[[], float]

@@ -38,9 +38,12 @@ _ROUTINE: Final = frozenset(
         Event.PUSH_WAKE_SENT,
         Event.PATH_UNKNOWN,
         Event.REQUEST_REFUSED,
+        Event.LOG_LINES_DROPPED,
+        Event.LOG_REOPEN_FAILED,
     }
 )
-"""Events of normal operation, which are not kept: on the internet, refused requests are normal."""
+"""Events that are not kept: those of normal operation, and those that only the log has. On the
+internet, refused requests are normal."""
 
 _FAILURE: Final = EndCause.INTERNAL_ERROR.close.code
 """The close code for heartbeat, backlog, stall and bug; phones' other ends are not kept."""

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,6 +43,12 @@ LIFTED = ("--upgrade-rate=0", "--max-connections-per-address=0")
 
 UNWANTED = ("PYRYCODE_RELAY_", "LISTEN_", "NOTIFY_", "WATCHDOG_")
 """Beginnings of the names of what could change a relay."""
+
+_SETTLED = 0.04
+"""After so many seconds without a line, a relay has written what it has logged: its thread writes
+within 10 ms."""
+_SETTLINGS = 50
+"""After so many waits, a relay logs without end."""
 
 Address = tuple[str, int] | str
 """A host and a port, or the path of a UNIX socket."""
@@ -238,6 +245,7 @@ class Relay(Child):
     ) -> None:
         self.logfile = logfile
         self.preamble = preamble
+        self._addresses: list[str] = []
         to_file = [] if logfile is None else [f"--logfile={logfile}"]
         twistd = [*launcher, str(TWISTD), "--pidfile=", "-n", *to_file]
         super().__init__(directory, [*twistd, "pyrycode-relay", *LIFTED, *options], **more)
@@ -258,15 +266,33 @@ class Relay(Child):
         return self.wait()
 
     def log(self) -> str:
-        """Return the log."""
+        """Return the log, with everything that the relay has logged so far.
+
+        A thread of the relay writes it, some milliseconds late, and then as it comes.
+        """
+        before = self._written()
+        for _ in range(_SETTLINGS):
+            if self.process.poll() is not None:
+                break
+            threading.Event().wait(_SETTLED)
+            now = self._written()
+            if now == before:
+                break
+            before = now
+        return self._written()
+
+    def _written(self) -> str:
         if self.logfile is None:
             return self.output()
         return self.logfile.read_text(encoding="utf-8") if self.logfile.exists() else ""
 
     def addresses(self) -> list[Address]:
         """Return where the relay says that it listens."""
-        started = re.search(r'\bstarting\b.*\blisten(?:=|": )"?([^"\n]+)"?.*\n', self.log())
-        return [_address(each) for each in started[1].split(", ")] if started else []
+        if not self._addresses:
+            pattern = r'\bstarting\b.*\blisten(?:=|": )"?([^"\n]+)"?.*\n'
+            started = re.search(pattern, self._written())
+            self._addresses = started[1].split(", ") if started else []
+        return [_address(each) for each in self._addresses]
 
     @property
     def address(self) -> Address:

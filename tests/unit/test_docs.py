@@ -130,7 +130,7 @@ def told(source: Source) -> Iterator[tuple[str, frozenset[str]]]:
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)
     }
-    passing = {"saw": frozenset[str]()}
+    passing = dict.fromkeys(("saw", "event_line"), frozenset[str]())
     for function in source.nodes:
         if isinstance(function, ast.FunctionDef) and function.name != "saw":
             parameters = {each.arg for each in function.args.args}
@@ -252,6 +252,7 @@ def families() -> list[Metric]:
         ),
         state=lambda: "ready",
         crowded_out=lambda: 0,
+        log_lines_dropped=lambda: 0,
         seconds=lambda: 0.0,
         wall=lambda: 0.0,
     )

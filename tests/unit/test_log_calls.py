@@ -13,7 +13,7 @@ from tests.unit.sources import MODULES, SOURCES, Source, within
 
 CONTRACT_FIELDS = (
     "server_id id_hash conn_id device_name remote holder binary_version close_code "
-    "err path duration frames bytes size limit listen mode version reason "
+    "err path duration frames lines bytes size limit listen mode version reason "
     "capacity binaries phones aborted certificates retry_in enforcement "
     "token_fp message_id url authority suppressed"
 )
@@ -30,11 +30,11 @@ TERMINAL = {"__main__", "tap", "process"}
 
 
 def events_told(source: Source) -> list[ast.Call]:
-    """Return the calls of an observer's ``saw``."""
+    """Return the calls of an observer's ``saw``, and of what makes the log's own lines."""
     return [
         call
         for call in source.calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr == "saw"
+        if isinstance(call.func, ast.Attribute) and call.func.attr in {"saw", "event_line"}
     ]
 
 

@@ -668,6 +668,7 @@ class CertificateTests(MetricsCase):
             certificates=Certificates(),  # type: ignore[arg-type]
             state=lambda: "ready",
             crowded_out=lambda: 0,
+            log_lines_dropped=lambda: 0,
             seconds=lambda: 0.0,
             wall=lambda: 0.0,
         )

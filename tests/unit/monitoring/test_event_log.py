@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import json
 from typing import Any
 
@@ -18,7 +18,7 @@ from pyrycode_relay.http.admission import Bound, Enforcement
 from pyrycode_relay.http.paths import PathFault
 from pyrycode_relay.http.proxy_protocol import ProxyRefusal
 from pyrycode_relay.monitoring import event_log
-from pyrycode_relay.monitoring.event_log import EventLog, Writer, watch_accept
+from pyrycode_relay.monitoring.event_log import EventLog, LineFormat, Writer, watch_accept
 from pyrycode_relay.protocol.close_codes import EndCause
 from pyrycode_relay.protocol.envelope import EnvelopeFault
 from pyrycode_relay.protocol.header_gate import UpgradeRefusal
@@ -32,27 +32,44 @@ FLOODS = {event.label: (event,) for event in Event if event.label not in CALM}
 STRANGERS = {event.label: (event,) for event in Event if event.line_limit is LineLimit.TOTAL}
 
 
+class Text:
+    """An output that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = ""
+        self.levels: list[Level] = []
+
+    def start(self) -> None:
+        """Do nothing: everything is written at once."""
+
+    def write(self, text: str, level: Level) -> None:
+        self.written += text + "\n"
+        self.levels.append(level)
+
+
 class LogCase(Cases):
     """Makes logs that write into a string."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.output = io.StringIO()
+        self.output = Text()
 
     def lines(self) -> list[str]:
         """Return what was written."""
-        return self.output.getvalue().splitlines()
+        return self.output.written.splitlines()
 
     def event_log(self, threshold: Level = Level.INFO, as_json: bool = False) -> EventLog:
         """Return a log of events, as `RelayService` has it."""
-        writer = Writer(self.output, threshold, as_json)
+        writer = Writer(self.output, threshold, LineFormat(as_json))
         globalLogPublisher.addObserver(writer)
         self.addCleanup(globalLogPublisher.removeObserver, writer)
         return EventLog(threshold, self.clock.seconds)
 
     def logger(self, namespace: str, threshold: Level, as_json: bool = False) -> Logger:
         """Return a logger of somebody's whose lines go through a writer."""
-        return Logger(namespace=namespace, observer=Writer(self.output, threshold, as_json))
+        return Logger(
+            namespace=namespace, observer=Writer(self.output, threshold, LineFormat(as_json))
+        )
 
 
 class LineTests(LogCase):
@@ -144,9 +161,8 @@ class LineTests(LogCase):
     @given(st.text(max_size=20), st.text(max_size=20), st.booleans())
     def test_no_forged_line(self, first: str, second: str, as_json: bool) -> None:
         """Whatever the values, an event is one printable ASCII line that gives them back."""
-        self.output.seek(0)
-        self.output.truncate()
-        writer = Writer(self.output, Level.INFO, as_json)
+        self.output.written = ""
+        writer = Writer(self.output, Level.INFO, LineFormat(as_json))
         globalLogPublisher.addObserver(writer)
         try:
             EventLog(Level.INFO, self.clock.seconds).saw(
@@ -161,17 +177,35 @@ class LineTests(LogCase):
             self.assertEqual((found["device_name"], found["server_id"]), (first, second))
 
     @cases({"text": (False,), "json": (True,)})
-    def test_flushed(self, as_json: bool) -> None:
-        """Each line is brought out at once."""
-        flushed: list[str] = []
+    def test_about_itself(self, as_json: bool) -> None:
+        """What the log says of itself is a line like any other, at the time of its making."""
+        line_format = LineFormat(as_json, lambda: 0.5)
+        lines = [
+            line_format.dropped(7),
+            line_format.not_reopened(OSError(errno.EACCES, "Permission denied", SECRET)),
+        ]
+        self.assertNotIn(SECRET, "".join(lines))
+        if as_json:
+            lines = [
+                " ".join(map(str, json.loads(line).values())).replace("Permission denied", "denied")
+                for line in lines
+            ]
+            shown = ["7", "denied"]
+        else:
+            shown = ["lines=7", 'err="Permission denied"']
+        start = "1970-01-01T00:00:00.500+00:00 warn"
+        self.assertEqual(
+            lines,
+            [f"{start} log_lines_dropped {shown[0]}", f"{start} log_reopen_failed {shown[1]}"],
+        )
 
-        class Output(io.StringIO):
-            def flush(self) -> None:
-                flushed.append(self.getvalue())
-
-        Logger(namespace=OWN, observer=Writer(Output(), Level.INFO, as_json)).info("a line")
-        self.assertIn("a line", flushed[-1])
-        self.assertTrue(flushed[-1].endswith("\n"))
+    def test_level(self) -> None:
+        """The output is told the level of each line."""
+        log = self.event_log()
+        log.saw(Event.SERVER_CLAIMED)
+        log.saw(Event.RATE_LIMITED)
+        self.logger(OTHER, Level.INFO).critical("by somebody")
+        self.assertEqual(self.output.levels, [Level.INFO, Level.WARN, Level.ERROR])
 
 
 class ThresholdTests(LogCase):
@@ -318,7 +352,7 @@ class FailureTests(LogCase):
             self.raise_deeply()
         except ValueError:
             self.logger(namespace, Level.INFO, as_json).failure("a bug costs this connection")
-        return self.output.getvalue()
+        return self.output.written
 
     @cases(
         {
@@ -348,7 +382,7 @@ class FailureTests(LogCase):
     @cases({"text": (False, None), "json": (True, None), "with_a_reason": (False, "why it failed")})
     def test_older_logging(self, as_json: bool, why: str | None) -> None:
         """Nor is the text shown of an error that Twisted's reactor logs the old way."""
-        writer = Writer(self.output, Level.INFO, as_json)
+        writer = Writer(self.output, Level.INFO, LineFormat(as_json))
         globalLogPublisher.addObserver(writer)
         self.addCleanup(globalLogPublisher.removeObserver, writer)
         try:
@@ -356,14 +390,14 @@ class FailureTests(LogCase):
         except ValueError:
             legacy.err(None, why)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
-        written = self.output.getvalue()
+        written = self.output.written
         self.assertNotIn(SECRET, written)
         self.assertIn("ValueError", written)
         self.assertIn("raise_deeply", written)
 
     def test_older_message(self) -> None:
         """What is logged the old way and is no error is as quiet as anybody's."""
-        writer = Writer(self.output, Level.INFO, as_json=False)
+        writer = Writer(self.output, Level.INFO, LineFormat(as_json=False))
         globalLogPublisher.addObserver(writer)
         self.addCleanup(globalLogPublisher.removeObserver, writer)
         legacy.msg("something started")
@@ -376,6 +410,6 @@ class FailureTests(LogCase):
 
         log = self.logger(OWN, Level.INFO, as_json)
         log.failure("an error without frames", Failure(ValueError(SECRET)))
-        written = self.output.getvalue()
+        written = self.output.written
         self.assertIn("ValueError", written)
         self.assertNotIn(SECRET, written)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from pyrycode_relay.events import Event, Level, LineLimit
-from pyrycode_relay.monitoring.event_log import EventLog, Writer
+from pyrycode_relay.monitoring.event_log import EventLog, LineFormat, Writer
 from pyrycode_relay.monitoring.probes import CAUSED, by_probe, level
 from pyrycode_relay.protocol.probe_ids import PREFIX
 from tests.unit.bench import Cases, cases
+from tests.unit.monitoring.test_event_log import Text
 
 
 class ProbesTests(Cases):
@@ -29,14 +28,14 @@ class ProbesTests(Cases):
     def test_log(self) -> None:
         """The log has a probe's events at debug only, and says so in the line."""
         for threshold, lines in ((Level.INFO, 0), (Level.DEBUG, 1)):
-            output = io.StringIO()
-            writer = Writer(output, threshold, as_json=False)
+            output = Text()
+            writer = Writer(output, threshold, LineFormat(as_json=False))
             globalLogPublisher.addObserver(writer)
             self.addCleanup(globalLogPublisher.removeObserver, writer)
             log = EventLog(threshold, Clock().seconds)
             log.saw(Event.SERVER_CLAIMED, server_id=f"{PREFIX}1")
             globalLogPublisher.removeObserver(writer)
             self.assertEqual(
-                output.getvalue().count(f" debug server_claimed server_id={PREFIX}1\n"), lines
+                output.written.count(f" debug server_claimed server_id={PREFIX}1\n"), lines
             )
-            self.assertEqual(output.getvalue().count("\n"), lines)
+            self.assertEqual(output.written.count("\n"), lines)
