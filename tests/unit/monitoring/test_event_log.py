@@ -305,7 +305,7 @@ class FloodTests(LogCase):
         for _ in range(24 * 60):
             self.clock.advance(60)
             self.saw(log, event, 7)
-        self.assertLess(len(self.output.getvalue()), 1_500_000, "bytes in a day")
+        self.assertLess(len(self.output.written), 1_500_000, "bytes in a day")
 
     @cases(STRANGERS)
     def test_below_the_threshold(self, event: Event) -> None:
