@@ -9,10 +9,13 @@
 # docs/install.md has more, under "In a container".
 
 ARG BASE=python:3.13-slim
+# Pins the base image: --build-arg DIGEST=@sha256:...
+ARG DIGEST=
 
-FROM ${BASE} AS build
+FROM ${BASE}${DIGEST} AS build
 WORKDIR /src
-COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY setup.cfg pyproject.toml LICENSE ./
+COPY docs/package.md docs/package.md
 COPY pyrycode_relay pyrycode_relay
 COPY twisted twisted
 # A virtual environment without pip, because it is copied whole and nothing is installed later.
@@ -24,7 +27,10 @@ RUN /opt/relay/bin/twistd --help >/dev/null \
 # For data that must outlive the container (certificates of an ACME CA): mount a volume here.
 RUN install -d -o 10001 -g 10001 -m 0700 /var/lib/pyrycode-relay
 
-FROM ${BASE}
+FROM ${BASE}${DIGEST}
+LABEL org.opencontainers.image.title="pyrycode-relay" \
+      org.opencontainers.image.description="A WebSocket relay between phones and the pyry daemon" \
+      org.opencontainers.image.licenses="MIT"
 COPY --from=build /opt/relay /opt/relay
 COPY --from=build --chown=10001:10001 /var/lib/pyrycode-relay /var/lib/pyrycode-relay
 ENV PATH=/opt/relay/bin:$PATH

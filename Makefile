@@ -69,8 +69,8 @@ bench: $(VENV)/.bench ## compare the relay with a plain Autobahn server (BENCH=-
 deploy/relay.toml: $(VENV)/.dev ## write the example configuration file
 	$(BIN)/twistd pyrycode-relay --example-config > $@
 
-wheel: $(VENV)/.dev ## build the wheel in dist/
-	$(BIN)/python -m build --wheel --outdir dist .
+wheel: $(VENV)/.dev ## build the wheel and the source distribution in dist/
+	$(BIN)/python -m build --sdist --wheel --outdir dist .
 
 clean: ## remove everything that the other targets made
 	rm -rf $(VENV) $(VENV)-lowest* $(VENV)-newest build dist *.egg-info _trial_temp* .coverage .coverage.*

@@ -87,6 +87,22 @@ class UnitTests(SystemTestCase):
         said = self.analyze("*.service", "security", "--offline=true", "--threshold=18")
         self.assertIn("Overall exposure level", said)
 
+    def test_settings(self) -> None:
+        """The settings beside the unit serve as they are, and the unit sets none itself."""
+        names = [each.partition("=")[0] for each in settings(SERVICE, "Environment")]
+        self.assertEqual([each for each in names if each.startswith("PYRYCODE_RELAY_")], [])
+        shipped = (UNITS / "relay.toml").read_text(encoding="utf-8")
+        copy = self.directory / "relay.toml"
+        copy.write_text(shipped.replace("127.0.0.1:8080", "127.0.0.1:0"), encoding="utf-8")
+        relay = self.relay(f"--config={copy}", listen=None)
+        self.assertEqual(relay.fetch("/healthz")[0], 200)
+
+    def test_wrong_settings(self) -> None:
+        """Settings that cannot be used end with the status after which systemd does not retry."""
+        [status] = settings(SERVICE, "RestartPreventExitStatus")
+        run = run_program(TWISTD, "-n", "pyrycode-relay", "--grace=soon", directory=self.directory)
+        self.assertEqual(run.returncode, int(status))
+
     def test_times(self) -> None:
         """The relay is given more time to stop than it takes."""
         [seconds] = settings(SERVICE, "TimeoutStopSec")
