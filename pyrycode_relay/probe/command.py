@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import ssl
 import sys
 import time
@@ -13,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyrycode_relay import __version__
-from pyrycode_relay.probe.conversation import converse
-from pyrycode_relay.probe.dial import Dial, unverified, verified
-from pyrycode_relay.probe.report import MEANINGS, ProbeError, Report, Status
+from pyrycode_relay.probe.conversation import STEPS, converse
+from pyrycode_relay.probe.dial import Dial, dial_steps, unverified, verified
+from pyrycode_relay.probe.report import MEANINGS, ProbeError, Report, Screen, Status
 from pyrycode_relay.probe.target import Place, Target, TargetError
 from pyrycode_relay.probe.wake import Wake
 
@@ -64,7 +63,7 @@ def _bounded(least: float, most: float, whole: bool = False) -> Callable[[str], 
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    statuses = "\n".join(f"  {status.value}  {MEANINGS[status]}" for status in Status)
+    statuses = "\n".join(f"  {status.value:<3}  {MEANINGS[status]}" for status in Status)
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
@@ -105,7 +104,7 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
         type=_bounded(1, _MAX_COUNT, whole=True),
         default=10,
         metavar="N",
-        help="round trips from the phone to the daemon and back. Default: 10",
+        help=f"round trips from the phone to the daemon and back, 1 to {_MAX_COUNT}. Default: 10",
     )
     parser.add_argument(
         "--min-days",
@@ -164,12 +163,17 @@ async def _probe(dial: Dial, report: Report, count: int, wake: Wake | None, seco
     except ProbeError as problem:
         report.fail(problem)
     except TimeoutError:
-        report.fail(ProbeError(Status.TIMEOUT, _time_is_up(report.steps[-1].name, seconds)))
+        report.fail(ProbeError(Status.TIMEOUT, _time_is_up(report, seconds)))
 
 
-def _time_is_up(step: str, seconds: float) -> str:
-    sentence = f"Time is up after {seconds:g} s, in the step {step.replace('_', ' ')!r}"
-    if step == "wake":
+def _words(report: Report) -> str:
+    """Return the name of the current step in words."""
+    return report.steps[-1].name.replace("_", " ")
+
+
+def _time_is_up(report: Report, seconds: float) -> str:
+    sentence = f"Time is up after {seconds:g} s, in the step {_words(report)!r}"
+    if report.steps[-1].name == "wake":
         sentence += (
             ": the relay is still trying to send the push wake, or it is an older one without "
             "push_result; its log shows the outcome"
@@ -202,14 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The library's warnings would repeat the report in other words.
     logging.getLogger("websockets").addHandler(logging.NullHandler())
     logging.getLogger("websockets").propagate = False
-    report = Report(target.url("/"), time.perf_counter)
+    planned = [*dial_steps(target, place), *STEPS, *(["wake"] if wake is not None else [])]
+    report = Report(target.url("/"), time.perf_counter, planned)
+    screen = None
+    if sys.stdout.isatty() and not (options.json or options.quiet):
+        screen = Screen(report, sys.stdout)
+        report.changed = screen.update
     dial = Dial(target, report, trust, place, options.send_proxy, options.min_days)
     seconds = options.timeout or (_TIMEOUT if wake is None else _WAKE_TIMEOUT)
     try:
         asyncio.run(_probe(dial, report, options.count, wake, seconds))
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    if options.json:
+        step = f" in the step {_words(report)!r}" if report.steps else ""
+        report.fail(ProbeError(Status.INTERRUPTED, f"Interrupted{step}."))
+    if screen is not None:
+        screen.finish()
+    elif options.json:
         sys.stdout.write(report.as_json() + "\n")
     elif not options.quiet:
         sys.stdout.write(report.as_text() + "\n")

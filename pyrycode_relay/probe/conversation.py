@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -19,6 +20,10 @@ from pyrycode_relay.protocol import close_codes, probe_ids
 from pyrycode_relay.protocol.close_codes import EndCause
 
 _TOKEN = "probe"  # noqa: S105 - no secret: the relay checks only that there is a token
+
+
+STEPS: Final = (*("upgrade", "second_claim", "unknown_id", "phone", "round_trips", "close_notice"),)
+"""The steps of `converse`, without the push wake."""
 
 
 def _random_server_id() -> str:

@@ -29,6 +29,9 @@ _PROXY_START: Final = b"\r\n\r\n\0\r\nQUIT\n\x21"
 _CLOSE_TIMEOUT: Final = 1.0
 """Seconds to wait for the answer to the probe's close frame. The verdict does not depend on it."""
 
+_TLS_TIMEOUT: Final = 2.0
+"""Seconds for finding out whether a server that speaks no HTTP speaks TLS."""
+
 _ADDRESS_TIMEOUT: Final = 3.0
 """Seconds for each address but the last, so that a silent one does not use up the whole time."""
 
@@ -230,12 +233,36 @@ class Dial:
                 server_hostname=self._target.host if secure else None,
             )
         except (OSError, EOFError, ValueError, WebSocketException) as error:
-            raise _refused_upgrade(error, path) from error
+            problem = _refused_upgrade(error, path)
+            if not secure and problem.status is Status.NO_RELAY and await self._speaks_tls():
+                sentence = f"{str(problem).removesuffix('.')}; did you mean wss://?"
+                problem = ProbeError(Status.NO_RELAY, sentence)
+            raise problem from error
         try:
             yield connection
             await connection.close()
         finally:
             connection.transport.abort()
+
+    async def _speaks_tls(self) -> bool:
+        """Whether the server takes a TLS handshake, whatever its certificate."""
+        try:
+            async with asyncio.timeout(_TLS_TIMEOUT):
+                _, writer = await asyncio.open_connection(
+                    sock=await self._connect(),
+                    ssl=unverified(),
+                    server_hostname=self._target.host,
+                )
+        except (OSError, EOFError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
+
+def dial_steps(target: Target, place: Place | None) -> list[str]:
+    """Return the names of the steps of `Dial.find`."""
+    names = [] if place is not None and place.is_unix else ["dns"]
+    return [*names, "tcp", *(["tls"] if target.secure else [])]
 
 
 def _proxy_header(sock: socket.socket) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
+_CLEAR_LINE: Final = "\r\x1b[K"
 _NAMES_SHOWN: Final = 8
 """Maximum names of a certificate in the text. There may be hundreds; JSON has all of them."""
 
@@ -24,6 +25,8 @@ class Status(enum.IntEnum):
     BUSY = 6
     TIMEOUT = 7
     NOT_WOKEN = 8
+    INTERRUPTED = 130
+    """128 and the number of SIGINT, as shells have it."""
 
 
 MEANINGS: Final = {
@@ -36,6 +39,7 @@ MEANINGS: Final = {
     Status.BUSY: "the relay refuses for now: it drains, is full, or limits the rate (503, 429)",
     Status.TIMEOUT: "not finished within --timeout",
     Status.NOT_WOKEN: "the relay works, but has not sent the push wake of --wake",
+    Status.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
@@ -59,11 +63,27 @@ class Step:
     """Results, by their names in JSON."""
 
 
-class Report:
-    """The steps of a probe, and its problem if it failed. ``seconds`` is the clock."""
+def _nobody() -> None:
+    """Tell nobody about a change."""
 
-    def __init__(self, target: str, seconds: Callable[[], float]) -> None:
+
+class Report:
+    """The steps of a probe, and its problem if it failed.
+
+    Args:
+        target: The URL of the relay.
+        seconds: The clock.
+        planned: The names of all steps, in their order.
+
+    """
+
+    def __init__(
+        self, target: str, seconds: Callable[[], float], planned: Sequence[str] = ()
+    ) -> None:
         self.target = target
+        self.changed: Callable[[], None] = _nobody
+        """Called when a step begins or ends."""
+        self._planned = planned
         self.steps: list[Step] = []
         self.problem: ProbeError | None = None
         self._seconds = seconds
@@ -72,6 +92,7 @@ class Report:
         """Begin a step. The previous step has succeeded."""
         self.end()
         self.steps.append(Step(name, self._seconds()))
+        self.changed()
 
     def found(self, **found: Any) -> None:
         """Add results to the current step."""
@@ -81,10 +102,17 @@ class Report:
         """End the current step, which has succeeded."""
         if self.steps and self.steps[-1].ms is None:
             self.steps[-1].ms = round((self._seconds() - self.steps[-1].started) * 1000, 3)
+            self.changed()
 
     def fail(self, problem: ProbeError) -> None:
         """End the probe: the current step has failed."""
         self.problem = problem
+
+    @property
+    def not_done(self) -> list[str]:
+        """The names of the steps that did not begin."""
+        begun = {step.name for step in self.steps}
+        return [name for name in self._planned if name not in begun]
 
     @property
     def status(self) -> Status:
@@ -104,6 +132,7 @@ class Report:
                 "status": int(self.status),
                 "problem": None if self.problem is None else str(self.problem),
                 "steps": steps,
+                "not_done": self.not_done,
             },
             indent=2,
         )
@@ -112,19 +141,64 @@ class Report:
         """Return the report as text for people."""
         lines = [self.target, ""]
         for step in self.steps:
-            lines += self._rows(step)
-        if self.problem is None:
-            lines += ["", "The relay works."]
-        return "\n".join(lines)
+            lines += self.rows(step)
+        return "\n".join([*lines, *self.verdict()])
 
-    def _rows(self, step: Step) -> Iterator[str]:
-        name = step.name.replace("_", " ")
+    def verdict(self) -> Iterator[str]:
+        """Yield the lines below the steps."""
+        if self.problem is None:
+            yield from ("", "The relay works.")
+        elif self.not_done:
+            yield from ("", f"Not tested: {', '.join(map(_in_words, self.not_done))}.")
+
+    def rows(self, step: Step) -> Iterator[str]:
+        """Yield the lines of a step that has ended, or in which the probe failed."""
+        name = _in_words(step.name)
         if step.ms is None:
             yield f"FAIL  {name:<13} {self.problem}"
         else:
             yield f"ok    {name:<13} {_HEADLINES[step.name](step.found):<40} {step.ms:>9.1f} ms"
         for label, value in _DETAILS.get(step.name, _nothing)(step.found):
             yield f"      {'':<13} {label:<9} {value}"
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+class Screen:
+    """Shows a report on a terminal as it grows: each step when it ends, and the current one.
+
+    The text that is left at the end is `Report.as_text`.
+    """
+
+    def __init__(self, report: Report, output: TextIO) -> None:
+        self._report = report
+        self._output = output
+        self._shown = 0
+        self._output.write(f"{report.target}\n\n")
+
+    def update(self) -> None:
+        """Show what is new."""
+        steps = self._report.steps
+        self._output.write(_CLEAR_LINE)
+        while self._shown < len(steps) and steps[self._shown].ms is not None:
+            self._write(self._report.rows(steps[self._shown]))
+            self._shown += 1
+        if self._shown < len(steps):
+            self._output.write(f"...   {_in_words(steps[self._shown].name)}")
+        self._output.flush()
+
+    def finish(self) -> None:
+        """Show the step that failed, if one did, and the verdict."""
+        self._output.write(_CLEAR_LINE)
+        for step in self._report.steps[self._shown :]:
+            self._write(self._report.rows(step))
+        self._write(self._report.verdict())
+        self._output.flush()
+
+    def _write(self, lines: Iterable[str]) -> None:
+        self._output.writelines(f"{line}\n" for line in lines)
 
 
 def _closed(found: Mapping[str, Any]) -> str:

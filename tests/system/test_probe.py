@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
 import re
 import signal
 import socket
@@ -34,6 +36,7 @@ from tests.system.harness import (
     BarePeer,
     Relay,
     SystemTestCase,
+    clean_environment,
     dial,
     run_program,
 )
@@ -93,6 +96,52 @@ class WorkingTests(ProbeTestCase):
         run = self.probe("--quiet", self.relay().url)
         self.assertEqual((run.returncode, run.stdout, run.stderr), (0, "", ""))
 
+    def test_a_terminal(self) -> None:
+        """On a terminal, each step shows when it begins and when it ends."""
+        relay = self.relay()
+        seen = self.on_a_terminal(lambda _: None, relay.url, "--count=3")
+        for name in ALL_STEPS:
+            words = name.replace("_", " ")
+            self.assertRegex(seen, rf"(?s)\.\.\.   {words}\r\x1b\[K.*ok    {words} ")
+        self.assertTrue(seen.endswith("\r\nThe relay works.\r\n"), seen)
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C ends a probe with a report of what was done and what was not."""
+        relay = self.relay()
+        relay.signal(signal.SIGSTOP)
+        self.addCleanup(relay.signal, signal.SIGCONT)
+        seen = self.on_a_terminal(lambda probe: probe.send_signal(signal.SIGINT), relay.url)
+        self.assertRegex(
+            seen, r"ok    tcp .*\r\n.*FAIL  upgrade +Interrupted in the step 'upgrade'"
+        )
+        self.assertIn(
+            "Not tested: second claim, unknown id, phone, round trips, close notice.", seen
+        )
+
+    def on_a_terminal(self, act: Callable[[subprocess.Popen[bytes]], None], *arguments: str) -> str:
+        """Run the probe on a terminal, ``act`` when it has connected, and return the screen."""
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        process = subprocess.Popen(
+            [PROBE, *arguments],
+            cwd=self.directory,
+            stdout=theirs,
+            stderr=theirs,
+            env=clean_environment(),
+        )
+        os.close(theirs)
+        self.addCleanup(process.kill)
+        seen = b""
+        acted = False
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                seen += part
+                if not acted and b"...   upgrade" in seen:
+                    acted = True
+                    act(process)
+        process.wait(DEADLINE)
+        return seen.decode()
+
     def test_every_probe_has_ids_of_its_own(self) -> None:
         """Probes at the same time, and right after each other, do not meet."""
         relay = self.relay("--log-level=debug")
@@ -151,6 +200,7 @@ class WorkingTests(ProbeTestCase):
 def run_here(*arguments: str) -> tuple[int, str]:
     """Run the probe in this process, for what a process of its own could not be shown."""
     with mock.patch("sys.stdout") as output:
+        output.isatty.return_value = False
         status = command.main(arguments)
     return status, "".join(call.args[0] for call in output.write.call_args_list)
 
@@ -250,7 +300,8 @@ class TLSTests(ProbeTestCase):
     def test_no_tls_there(self) -> None:
         """TLS to a plain port, and the other way round, is told as what it is."""
         relay, _ = self.serving("127.0.0.1")
-        self.fails(Status.NO_RELAY, "no HTTP/1.1 answer", f"ws://127.0.0.1:{relay.port}")
+        sentence = r"no HTTP/1\.1 answer.*did you mean wss://"
+        self.fails(Status.NO_RELAY, sentence, f"ws://127.0.0.1:{relay.port}")
         plain = self.relay("--header-timeout=0.5")
         self.fails(Status.TLS, "ws://", f"wss://127.0.0.1:{plain.port}")
 
@@ -704,7 +755,7 @@ class CommandTests(ProbeTestCase):
         for name in options:
             self.assertIn(f"\n  {name}", run.stdout)
         for status, meaning in MEANINGS.items():
-            self.assertIn(f"\n  {status.value}  {meaning}\n", run.stdout)
+            self.assertIn(f"\n  {status.value:<3}  {meaning}\n", run.stdout)
         self.assertLess(max(map(len, run.stdout.splitlines())), 100)
 
     def test_statuses_in_the_manual(self) -> None:
@@ -712,7 +763,7 @@ class CommandTests(ProbeTestCase):
         manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
         section = manual.partition("## Probe\n")[2].partition("\n## ")[0]
         self.assertEqual(
-            re.findall(r"(?m)^\| (\d) \|", section), [str(int(each)) for each in Status]
+            re.findall(r"(?m)^\| (\d+) \|", section), [str(int(each)) for each in Status]
         )
 
     def test_version(self) -> None:
@@ -757,7 +808,8 @@ class CommandTests(ProbeTestCase):
             options.parseOptions(["--insecure-listen=127.0.0.1:0"])
             tap.makeService(options)
             masking = {f"websockets{each}" for each in ("", ".imports", ".speedups", ".version")}
-            loaded = [each for each in sys.modules if "websockets" in each or ".probe" in each]
+            loaded = [each for each in sys.modules
+                if each.startswith(("websockets", "pyrycode_relay.probe"))]
             print([each for each in loaded if each not in masking])
         """
         listed = self.child(sys.executable, "-c", program)
