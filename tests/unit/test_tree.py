@@ -37,6 +37,7 @@ ELSEWHERE = {
 
 ABOUT_ALL = {
     "test_causes",
+    "test_clients",
     "test_deploy",
     "test_docs",
     "test_layers",
