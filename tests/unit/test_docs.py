@@ -396,6 +396,20 @@ class AdviceTests(Cases):
         self.assertTrue(alerts)
         self.assertEqual(set(re.findall(r"\bRelay[A-Z]\w+", self.page)), alerts)
 
+    def test_runbooks(self) -> None:
+        """Each alert's runbook is the first section of the page that names the alert."""
+        rules = (ROOT / "deploy" / "prometheus" / "pyrycode-relay.rules.yml").read_text()
+        first: dict[str, str] = {}
+        for section in self.page.split("\n## ")[1:]:
+            [anchor] = anchors("# " + section.partition("\n")[0])
+            for alert in re.findall(r"\bRelay[A-Z]\w+", section):
+                first.setdefault(alert, f"docs/troubleshooting.md#{anchor}")
+        runbooks = {}
+        for rule in rules.split("- alert: ")[1:]:
+            [runbook] = re.findall(r'(?m)^ +runbook: "(.+)"$', rule)
+            runbooks[rule.partition("\n")[0]] = runbook
+        self.assertEqual(runbooks, first)
+
     def test_reasons(self) -> None:
         """Every close that is not the peer's own doing is explained by its reason."""
         for close in CLOSES:
