@@ -6,7 +6,7 @@ Source: "Drain" in ``docs/protocol.md``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from random import Random
@@ -87,9 +87,18 @@ class Drain:
         self._timeout = timeout
         self._last_call = min(close_timeout, timeout * _SHARE)
 
-    async def run(self) -> int:
-        """Drain; return how many peers had to be aborted."""
-        deadline = self._clock.seconds() + self._timeout
+    def carry(self, carried: Iterable[Peer]) -> None:
+        """Close the connections that this process carries to another one, too."""
+        connections = self._connections
+        self._connections = replace(connections, phones=[*connections.phones, carried])
+
+    async def run(self, patience: float = 0.0) -> int:
+        """Drain; return how many peers had to be aborted.
+
+        ``patience`` is how many seconds to wait for requests once no peer is left.
+        """
+        started = self._clock.seconds()
+        deadline = started + self._timeout
         closes = self._schedule_closes()
         aborted: set[Peer] = set()
         while True:
@@ -104,7 +113,7 @@ class Drain:
                 if left <= 0:
                     aborted.add(peer)
                     _contained(peer.abort)
-            if left <= 0 or not peers:
+            if left <= 0 or (not peers and self._clock.seconds() - started >= patience):
                 # A drain does not wait for requests that have not come.
                 for request in requests:
                     _contained(request.forceAbortClient)

@@ -35,6 +35,9 @@ FIELDS: Final = frozenset(
         "binaries",
         "phones",
         "aborted",
+        "worker",
+        "workers",
+        "pid",
         "certificates",
         "retry_in",
         "token_fp",
@@ -79,6 +82,14 @@ class Event(enum.Enum):
     DRAINED = ("drained", Level.INFO, LineLimit.NONE)
     LOG_LINES_DROPPED = ("log_lines_dropped", Level.WARN, LineLimit.NONE)
     LOG_REOPEN_FAILED = ("log_reopen_failed", Level.WARN, LineLimit.NONE)
+    WORKER_READY = ("worker_ready", Level.INFO, LineLimit.NONE)
+    WORKER_ENDED = ("worker_ended", Level.WARN, LineLimit.NONE)
+    WORKER_LEFT = ("worker_left", Level.INFO, LineLimit.NONE)
+    WORKER_KILLED = ("worker_killed", Level.WARN, LineLimit.NONE)
+    WORKERS_FAILED = ("workers_failed", Level.ERROR, LineLimit.NONE)
+    WORKERS_REPLACING = ("workers_replacing", Level.INFO, LineLimit.NONE)
+    WORKERS_REPLACED = ("workers_replaced", Level.INFO, LineLimit.NONE)
+    WORKERS_NOT_REPLACED = ("workers_not_replaced", Level.WARN, LineLimit.NONE)
     NVX_MISSING = ("nvx_missing", Level.WARN, LineLimit.NONE)
     TLS_RELOADED = ("tls_reloaded", Level.INFO, LineLimit.NONE)
     TLS_RELOAD_FAILED = ("tls_reload_failed", Level.WARN, LineLimit.NONE)

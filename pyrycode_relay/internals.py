@@ -74,6 +74,12 @@ INTERNALS: Final = (
         "websocket.transports",
     ),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "socket", "websocket.transports"),
+    *_listed(
+        "Twisted",
+        "twisted.internet.unix:Port",
+        "_bindPath _fromListeningDescriptor _shouldShutdown",
+        "worker",
+    ),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "http.proxy_protocol"),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "websocket.poller"),
     *_listed(

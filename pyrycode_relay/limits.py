@@ -68,3 +68,5 @@ class Limits:
     """0: a share of the limit of open files."""
     reserve_binaries: float = 0.1
     limits_dry_run: bool = False
+    worker_timeout: float = 10.0
+    worker_backoff: float = 30.0

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import Deferred
@@ -15,7 +15,9 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from pyrycode_relay import startup_checks
+from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Level
+from pyrycode_relay.listeners import Listeners
 from pyrycode_relay.monitoring.event_log import Writer
 from pyrycode_relay.monitoring.log_output import is_journal, journal_prefix
 from pyrycode_relay.sd_notify import Notifier
@@ -62,6 +64,42 @@ class Terminal:
             self._descriptor = None
 
 
+def exit_now(status: int) -> NoReturn:
+    """End the process with a status: twistd itself ends with 0 when the reactor stops."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+class Relay(Protocol):
+    """A relay of one process, or the parent of several."""
+
+    settings: Settings
+    listeners: Listeners
+
+    @property
+    def replace(self) -> Callable[[], None] | None:
+        """Replaces the workers; None if there are none."""
+
+    def privilegedStartService(self) -> None:
+        """Open the listeners. Raises `StartupError`."""
+
+    def close_listeners(self) -> None:
+        """Close the listeners of a relay that does not start."""
+
+    def startService(self) -> None:
+        """Begin to serve. Raises `StartupError`."""
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once the relay serves."""
+
+    def reload(self) -> None:
+        """Read the certificates again."""
+
+    def stopService(self) -> Deferred[None]:
+        """Drain."""
+
+
 class Process(Service):
     """Runs a relay as a process.
 
@@ -78,7 +116,7 @@ class Process(Service):
 
     def __init__(
         self,
-        relay: RelayService,
+        relay: Relay,
         manager: Notifier,
         in_reactor: Callable[..., object],
         log: Writer | None,
@@ -112,6 +150,9 @@ class Process(Service):
         """Check the process, whose privileges twistd has dropped, and begin to serve."""
         # Without a handler, SIGHUP ends the process.
         signal.signal(signal.SIGHUP, lambda *_: self._in_reactor(self.reload))
+        replace = self._relay.replace
+        if replace is not None:
+            signal.signal(signal.SIGUSR2, lambda *_: self._in_reactor(replace))
         try:
             startup_checks.check_process(self._relay.settings, self._relay.listeners.ports)
             self._relay.startService()
@@ -122,7 +163,7 @@ class Process(Service):
         super().startService()
         if self._terminal is not None:
             self._terminal.close()
-        self._manager.ready()
+        self._relay.on_ready(self._manager.ready)
 
     def reload(self) -> None:
         """Read the certificates again."""

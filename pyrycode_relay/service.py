@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from autobahn import websocket
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 
 from pyrycode_relay import __version__, start_report
 from pyrycode_relay.acme.cache import CertCache
@@ -30,7 +30,7 @@ from pyrycode_relay.http.admission import Admission, Leg, Usage
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.challenge_site import ChallengeSite
 from pyrycode_relay.http.proxy_protocol import ProxyFactory
-from pyrycode_relay.http.relay_site import Backend, Endpoint, Readiness, RelaySite
+from pyrycode_relay.http.relay_site import Backend, Endpoint, Owner, Readiness, RelaySite
 from pyrycode_relay.listeners import Listener, Listeners, Purpose, listen
 from pyrycode_relay.monitoring.admin_site import AdminSite
 from pyrycode_relay.monitoring.monitored import Monitored, Push
@@ -53,6 +53,27 @@ if TYPE_CHECKING:
 
 _OPEN_FILES: Final = 4096
 """Limit of open files that is assumed if the caller gives no capacity."""
+
+
+def certificate_cache(settings: Settings) -> CertCache | None:
+    """Return the cache of certificates from an ACME CA; None if there is no such CA."""
+    if not settings.acme:
+        return None
+    return CertCache(settings.cert_cache.expanduser().absolute(), settings.acme_directory)
+
+
+def make_certificates(
+    settings: Settings, observer: Observer, clock: IReactorTime
+) -> Certificates | None:
+    """Return the certificates that listeners serve, not read yet; None without TLS."""
+    if not settings.tls_listen:
+        return None
+    found = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
+    cache = certificate_cache(settings)
+    if cache is not None:
+        pair = Pair(cache.fullchain, cache.privkey)
+        found = [Files(pair, awaited=True, option="--cert-cache")]
+    return Certificates(found, settings.domain, observer, clock)
 
 
 class RelayService(Service):
@@ -82,7 +103,7 @@ class RelayService(Service):
         self.settings = settings
         self.readiness = Readiness.STARTING
         self.events = EventBus(observers)
-        self.listeners = Listeners(partial(listen, reactor))
+        self.listeners = Listeners(self.listen)
         self._admin_listeners = Listeners(partial(listen, reactor))
         self._reactor = reactor
         self._clock: IReactorTime = reactor
@@ -101,9 +122,7 @@ class RelayService(Service):
         self._binaries: tuple[RelayFactory[RelayProtocol], ...] = (binaries,)
         self._phones: tuple[PhoneFactory, ...] = (phones_v1, phones_v2)
         self.admission = Admission(
-            limits,
-            capacity or Capacity.within(_OPEN_FILES, limits),
-            Usage(limits, self._clock.seconds),
+            limits, capacity or Capacity.within(_OPEN_FILES, limits), self.make_usage()
         )
         server = Endpoint(Leg.BINARY, binaries)
         backend = Backend(
@@ -116,27 +135,59 @@ class RelayService(Service):
             admission=self.admission,
             readiness=lambda: self.readiness,
             health=self.health,
+            elsewhere=self.elsewhere,
         )
         self.site = RelaySite(
             self._deadlines, self.events, limits, backend, self._trusted, settings.domain
         )
         self.challenge_site = ChallengeSite(self._deadlines, self.events, limits)
-        self._cache = self._make_cache() if settings.acme else None
-        self._issuance = None if self._cache is None else self._make_issuance(self._cache)
-        self.certificates = self._make_certificates() if settings.tls_listen else None
+        self._cache = certificate_cache(settings)
+        self._issuance: Issuance | None = None
+        if self._cache is not None and self.orders_certificates:
+            self._issuance = self._make_issuance(self._cache)
+        self.certificates = make_certificates(settings, self.events, self._clock)
         self.status: Status | None = None
         self.admin: AdminSite | None = None
         if settings.admin_listen:
             self.status = self._make_status()
             self.events.add(self.status)
-            self.admin = AdminSite(
-                self._deadlines, self.status, settings.admin_allow_remote, self.events, limits
-            )
+            self.admin = self.make_admin(self.status)
         self._heap_trimmer = HeapTrimmer(self._clock)
         self.context.memory_budget.on_shrink = self._heap_trimmer.plan
         self._drain = self._make_drain()
         self.log_lines_dropped: Callable[[], int] = lambda: 0
         """Returns how many lines of the log were dropped; the process sets it."""
+
+    # What differs for one of several workers
+
+    is_whole = True
+    """Whether this process is the whole relay, and reports its start."""
+    orders_certificates = True
+    """Whether this process orders certificates and answers the CA's challenges."""
+
+    moved = False
+    """Whether another process serves the server-ids from now on; this one passes requests on."""
+
+    def make_usage(self) -> Usage:
+        """Make the count of the connections that limits apply to."""
+        return Usage(self.settings.limits, self._clock.seconds)
+
+    def listen(self, address: str, factory: IProtocolFactory) -> IListeningPort:
+        """Listen on an address of the settings."""
+        return listen(self._reactor, address, factory)
+
+    def elsewhere(self, server_id: str) -> Owner | None:  # noqa: ARG002
+        """Return the process that serves a server-id; None if it is this one."""
+        return None
+
+    def make_admin(self, status: Status) -> AdminSite | None:
+        """Make the site for the operator."""
+        settings = self.settings
+        return AdminSite(
+            self._deadlines, status, settings.admin_allow_remote, self.events, settings.limits
+        )
+
+    # Making
 
     def _make_push(self) -> PushService:
         # Imported only for push, because its libraries cost time and memory, and come with an
@@ -151,10 +202,6 @@ class RelayService(Service):
         from pyrycode_relay.push import guarded_endpoint  # noqa: PLC0415
 
         return guarded_endpoint.public_internet(self._reactor)
-
-    def _make_cache(self) -> CertCache:
-        root = self.settings.cert_cache.expanduser().absolute()
-        return CertCache(root, self.settings.acme_directory)
 
     def _make_issuance(self, cache: CertCache) -> Issuance:
         # Imported only for ACME, because these modules cost 6 MiB and 200 ms; imported here, before
@@ -175,14 +222,6 @@ class RelayService(Service):
             self.events,
             issuance.Timing(self._clock, time.time, self._random),
         )
-
-    def _make_certificates(self) -> Certificates:
-        settings, cache = self.settings, self._cache
-        found = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
-        if cache is not None:
-            pair = Pair(cache.fullchain, cache.privkey)
-            found = [Files(pair, awaited=True, option="--cert-cache")]
-        return Certificates(found, settings.domain, self.events, self._clock)
 
     def _make_status(self) -> Status:
         push = self._push
@@ -277,10 +316,11 @@ class RelayService(Service):
                 Listener(address, self._proxied(secure), Purpose.TLS)
                 for address in settings.tls_listen
             ]
-        listeners += [
-            Listener(address, self.challenge_site, Purpose.CHALLENGES)
-            for address in settings.acme_listen
-        ]
+        if self._issuance is not None:
+            listeners += [
+                Listener(address, self.challenge_site, Purpose.CHALLENGES)
+                for address in settings.acme_listen
+            ]
         return listeners
 
     def _proxied(self, factory: IProtocolFactory) -> IProtocolFactory:
@@ -316,7 +356,14 @@ class RelayService(Service):
         self._poller.start()
         if self.status is not None:
             self.status.start()
-        self._report_start()
+        if self.is_whole:
+            self._report_start()
+        if not websocket.USES_NVX:
+            self.events.saw(
+                Event.NVX_MISSING,
+                reason="Autobahn's compiled parts are missing: one large frame costs 85 ms of "
+                "CPU instead of 0.8; install autobahn from a wheel",
+            )
         self._be_ready()
         if self._issuance is not None:
             self._issuance.start()
@@ -330,12 +377,6 @@ class RelayService(Service):
             capacity=str(self.admission.capacity),
             listen=", ".join(self.listeners.addresses),
         )
-        if not websocket.USES_NVX:
-            self.events.saw(
-                Event.NVX_MISSING,
-                reason="Autobahn's compiled parts are missing: one large frame costs 85 ms of "
-                "CPU instead of 0.8; install autobahn from a wheel",
-            )
         for each in (self.listeners, self._admin_listeners):
             start_report.report(
                 self.events, each, self.certificates, settings.domain, settings.acme_directory
@@ -355,7 +396,17 @@ class RelayService(Service):
             self.certificates is None or self.certificates.ready
         ):
             self.readiness = Readiness.READY
-            self.events.saw(Event.READY)
+            if self.is_whole:
+                self.events.saw(Event.READY)
+
+    # For the process
+
+    replace: Callable[[], None] | None = None
+    """Nothing: there are no workers to replace."""
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        """Call ``call``: the relay serves as soon as it has started."""
+        call()
 
     # Reloading
 
@@ -382,7 +433,8 @@ class RelayService(Service):
             self.certificates.stop()
         if self._issuance is not None:
             self._issuance.stop()
-        self.readiness = Readiness.DRAINING
+        if not self.moved:
+            self.readiness = Readiness.DRAINING
         self.events.saw(
             Event.DRAINING,
             version=__version__,
@@ -391,7 +443,8 @@ class RelayService(Service):
         )
         closed = self.listeners.stop()
         sends = Deferred.fromCoroutine(self._push.stop()) if self._push is not None else None
-        aborted = await self._drain.run()
+        patience = self.settings.limits.header_timeout if self.moved else 0.0
+        aborted = await self._drain.run(patience)
         await closed
         if sends is not None:
             await sends

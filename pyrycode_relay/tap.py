@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
@@ -34,7 +35,13 @@ from pyrycode_relay.config.values import (
     SWITCH,
 )
 from pyrycode_relay.http.capacity import Capacity
-from pyrycode_relay.monitoring.event_log import EventLog, LineFormat, Writer, watch_accept
+from pyrycode_relay.monitoring.event_log import (
+    EventLog,
+    LineFormat,
+    Writer,
+    begin_log,
+    watch_accept,
+)
 from pyrycode_relay.monitoring.log_output import (
     Destination,
     LogFile,
@@ -42,11 +49,15 @@ from pyrycode_relay.monitoring.log_output import (
     Stream,
     is_journal,
 )
+from pyrycode_relay.placement.control import Seat
 from pyrycode_relay.process import Process, fail
 from pyrycode_relay.sd_notify import Notifier
 from pyrycode_relay.service import RelayService
 from pyrycode_relay.signals import handle_signals
 from pyrycode_relay.startup_error import StartupError
+
+if TYPE_CHECKING:
+    from pyrycode_relay.supervisor import Supervisor
 
 
 def _completer(option: Option) -> usage.Completer:
@@ -108,6 +119,7 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line; a mistake is one sentence instead of a page."""
+        self.arguments = [*(options or ())]
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -135,16 +147,22 @@ class Options(usage.Options):
 
     def _read(self) -> None:
         """Read and check the settings. Raises `StartupError`."""
-        path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
-        file = toml_file.read(path) if path else ConfigFile()
-        self.settings = Settings.read(self._given, os.environ, file)
-        startup_checks.check_libraries(acme=self.settings.acme)
-        self.capacity = Capacity.within(startup_checks.raise_open_files(), self.settings.limits)
-        startup_checks.check_settings(self.settings)
-        startup_checks.check_push(self.settings)
+        self.settings, self.capacity = self.read_settings()
         if self["check-config"]:
             observer = EventLog(self.settings.log_level, time.monotonic)
             self._certificates = startup_checks.check_certificates(self.settings, observer)
+
+    def read_settings(self) -> tuple[Settings, Capacity]:
+        """Read and check the settings, also again later. Raises `StartupError`."""
+        path = self["config"] or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+        file = toml_file.read(path) if path else ConfigFile()
+        settings = Settings.read(self._given, os.environ, file)
+        startup_checks.check_libraries(acme=settings.acme)
+        files, workers = startup_checks.raise_open_files(), settings.worker_count
+        capacity = Capacity.within(files, settings.limits, workers)
+        startup_checks.check_settings(settings)
+        startup_checks.check_push(settings)
+        return settings, capacity
 
     def _verdict(self) -> Iterator[str]:
         """Yield a configuration file with the settings, and the verdict as comments."""
@@ -237,26 +255,27 @@ for _option in OPTIONS:
 
 def makeService(options: Options, kind: type[RelayService] = RelayService) -> Process:
     """Make the relay's service from parsed options. ``kind`` is the class of its core."""
-    from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
-
-    # Twisted's own clock is the time of day. Set back by an hour, it delays every time-out by an
-    # hour.
-    reactor.seconds = time.monotonic  # type: ignore[method-assign]
-    in_reactor = reactor.callFromThread  # type: ignore[attr-defined]
+    reactor: Any = the_reactor()
+    in_reactor = reactor.callFromThread
     settings = options.settings
     log = EventLog(settings.log_level, time.monotonic)
-    relay = kind(reactor, settings, [log], capacity=options.capacity)
-    manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
-    watch_accept(relay.accept_failed)
-    reactor.callWhenRunning(handle_signals, reactor.stop, in_reactor)
     line_format = LineFormat(settings.log_format)
     output = options.log_output(line_format)
     writer = None
     if output is not None:
-        relay.log_lines_dropped = lambda: output.dropped
         atexit.register(output.close)
         writer = Writer(output, settings.log_level, line_format)
         signal.signal(signal.SIGUSR1, lambda *_: in_reactor(output.reopen))
+    relay: RelayService | Supervisor
+    if settings.worker_count > 1:
+        relay = _make_supervisor(options, reactor, log, writer)
+    else:
+        relay = kind(reactor, settings, [log], capacity=options.capacity)
+        watch_accept(relay.accept_failed)
+        if output is not None:
+            relay.log_lines_dropped = lambda: output.dropped
+    manager = Notifier.from_environment(os.environ, os.getpid(), reactor)
+    reactor.callWhenRunning(handle_signals, reactor.stop, in_reactor)
     return Process(
         relay,
         manager,
@@ -264,3 +283,58 @@ def makeService(options: Options, kind: type[RelayService] = RelayService) -> Pr
         writer,
         foreground=options.foreground,
     )
+
+
+def the_reactor() -> Any:
+    """Return the reactor, with a clock that nobody can set."""
+    from twisted.internet import reactor  # noqa: PLC0415 - installs the reactor when imported
+
+    # Twisted's own clock is the time of day. Set back by an hour, it delays every time-out by an
+    # hour.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    return reactor
+
+
+def _make_supervisor(
+    options: Options, reactor: Any, log: EventLog, writer: Writer | None
+) -> Supervisor:
+    """Make the parent of several workers."""
+    from pyrycode_relay import supervisor  # noqa: PLC0415 - one process does not need it
+
+    return supervisor.Supervisor(
+        reactor,
+        options.settings,
+        supervisor.Command(options.arguments, options.read_settings),
+        [log],
+        log.write_line if writer is None else writer.write_line,
+        options.capacity,
+    )
+
+
+def run_worker(seat: Seat, control: socket.socket) -> None:
+    """Run one of several workers until it has drained."""
+    from pyrycode_relay.worker import WorkerService  # noqa: PLC0415 - one process does not need it
+
+    options = Options()
+    options.parseOptions(seat.options)
+    reactor: Any = the_reactor()
+    settings = options.settings
+    line_format = LineFormat(settings.log_format, worker=seat.index)
+    output = LogOutput(Stream(sys.stdout.fileno()), line_format)
+    atexit.register(output.close)
+    begin_log(Writer(output, settings.log_level, line_format))
+    log = EventLog(settings.log_level, time.monotonic)
+    worker = WorkerService(reactor, settings, [log], options.capacity, seat, control)
+    worker.log_lines_dropped = lambda: output.dropped
+    watch_accept(worker.accept_failed)
+    handle_signals(worker.leave, reactor.callFromThread)
+    # These go to the whole group of a terminal, and the parent acts on them.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(worker.reload))
+    reactor.addSystemEventTrigger("before", "shutdown", worker.stopService)
+    try:
+        worker.prepare()
+    except StartupError as error:
+        fail(error)
+    reactor.run(installSignalHandlers=False)

@@ -40,6 +40,7 @@ from pyrycode_relay.config.values import (
     SUBJECT,
     SWITCH,
     TLS_ADDRESS,
+    WORKERS,
     Kind,
 )
 from pyrycode_relay.limits import ENVELOPE_ALLOWANCE, ITEM_COST, Limits
@@ -501,6 +502,31 @@ OPTIONS: Final = (
         example="5",
     ),
     Option(
+        "workers",
+        WORKERS,
+        "1",
+        "Number of processes that serve the relay, or auto for one on each core that it may use. "
+        "With more than 1, a parent process opens the sockets and restarts workers that end; "
+        "SIGUSR2 replaces them one by one, so that a new setting or version takes effect and no "
+        "connection is refused.",
+        example="4",
+    ),
+    _limit(
+        "worker-timeout",
+        SECONDS,
+        "Seconds without a sign of life from a worker. Then the parent kills it and starts another "
+        "one.",
+        example="20",
+    ),
+    _limit(
+        "worker-backoff",
+        SECONDS,
+        "Maximum seconds before a worker that has ended is started again. The first restart comes "
+        "at once, each further one in a row later. A worker that has served for so long counts as "
+        "well.",
+        example="60",
+    ),
+    Option(
         "production",
         SWITCH,
         "no",
@@ -554,6 +580,7 @@ SECTIONS: Final = {
     "write-stall": "Time-outs",
     "upgrade-rate": "Limits on connections",
     "fcm-credentials": "Push wakes",
+    "workers": "Workers",
     "production": "Operation",
 }
 """The title of each section, by the section's first option."""

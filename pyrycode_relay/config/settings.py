@@ -7,6 +7,7 @@ mistakes of a configuration are reported together.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pyrycode_relay.config.options import (
     suggestion,
 )
 from pyrycode_relay.config.toml_file import ConfigFile
-from pyrycode_relay.config.values import Secret
+from pyrycode_relay.config.values import AUTO, Secret
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.startup_error import StartupError
@@ -84,6 +85,8 @@ class Settings:
     push_ca_file: Path | None = _DEFAULTS["push-ca-file"]
     push_timeout: float = _DEFAULTS["push-timeout"]
     limits: Limits = dataclasses.field(default_factory=Limits)
+    workers: int = _DEFAULTS["workers"]
+    """As it was given; see `worker_count`."""
     production: bool = _DEFAULTS["production"]
     admin_listen: str = _DEFAULTS["admin-listen"]
     """The address as it was given; empty means no listener."""
@@ -137,6 +140,11 @@ class Settings:
     def acme(self) -> bool:
         """Whether the certificate comes from an ACME CA."""
         return bool(self.domain) and not self.tls_cert and not self.tls_dir
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve the relay."""
+        return len(os.sched_getaffinity(0)) if self.workers == AUTO else self.workers
 
     @property
     def push(self) -> bool:
@@ -251,6 +259,11 @@ def _wrong_listeners(settings: Settings) -> Iterator[str]:
             yield (
                 f"--{name}-listen is {address!r}, which accepts a PROXY header from anybody; give "
                 "the address without haproxy:, --proxy-protocol and --trusted-proxy."
+            )
+        if kind == "ssl" and settings.worker_count > 1:
+            yield (
+                f"--insecure-listen is {address!r}, which several workers cannot share; give "
+                "--tls-listen instead, or --workers=1."
             )
         if kind == "ssl" and settings.proxy_protocol:
             yield (

@@ -31,6 +31,11 @@ _ON: Final = frozenset({"1", "on", "true", "yes"})
 _OFF: Final = frozenset({"", "0", "off", "false", "no"})
 
 
+_MAX_WORKERS: Final = 64
+AUTO: Final = 0
+"""The value of "auto": as many workers as the process may use cores."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of value.
@@ -96,6 +101,15 @@ def _count(text: str) -> int:
 
 def _count_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else _count(text)
+
+
+def _workers(text: str) -> int:
+    if text.strip() == "auto":
+        return AUTO
+    value = int(text)
+    if not 0 < value <= _MAX_WORKERS:
+        raise ValueError
+    return value
 
 
 def _rate(text: str) -> float:
@@ -224,6 +238,12 @@ BYTES: Final = Kind(_bytes, "a number of bytes above 0, such as 4096, 64K or 256
 BYTES_OR_NONE: Final = Kind(_bytes_or_none, "a number of bytes, such as 4096 or 64K, or 0", "BYTES")
 COUNT: Final = Kind(_count, f"a whole number from 1 to {_MAX_COUNT}", "NUMBER")
 COUNT_OR_NONE: Final = Kind(_count_or_none, f"a whole number from 0 to {_MAX_COUNT}", "NUMBER")
+WORKERS: Final = Kind(
+    _workers,
+    f"a whole number from 1 to {_MAX_WORKERS}, or auto",
+    "NUMBER",
+    lambda value: "auto" if value == AUTO else str(value),
+)
 RATE: Final = Kind(_rate, f"a number from {_MIN_RATE} to {_MAX_COUNT}, or 0", "RATE", _shown_number)
 SHARE: Final = Kind(_share, f"a share from 0 to {_MAX_SHARE}", "SHARE", _shown_number)
 SWITCH: Final = Kind(_switch, "yes or no", "", lambda value: "yes" if value else "no")

@@ -78,6 +78,15 @@ class BinaryProtocol(RelayProtocol):
         self.server_id = header_gate.server_id(request.headers)
         self.version = header_gate.version(request.headers)
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The server-id and the binary's version."""
+        return self.server_id, self.version
+
+    def identify(self, server_id: str, version: str) -> None:
+        """Set the server-id and the binary's version."""
+        self.server_id, self.version = server_id, version
+
     def opened(self) -> None:
         """Claim the server-id."""
         Deferred.fromCoroutine(self._claim())

@@ -63,6 +63,15 @@ class PhoneProtocol(RelayProtocol):
             raise ConnectionDeny(ConnectionDeny.BAD_REQUEST) from error
         self.server_id = header_gate.server_id(request.headers)
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The server-id, and an empty text."""
+        return self.server_id, ""
+
+    def identify(self, server_id: str, version: str) -> None:  # noqa: ARG002
+        """Set the server-id."""
+        self.server_id = server_id
+
     def opened(self) -> None:
         """Register with the server-id, or close the phone with the refusal's cause."""
         context = self._context

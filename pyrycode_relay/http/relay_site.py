@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import IReactorTime
@@ -57,6 +58,39 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """A request for a WebSocket that has passed every check."""
+
+    leg: Leg
+    path: str
+    server_id: str
+    binary_version: str
+    """The binary's version; empty for a phone."""
+    device_name: str
+    remote: str
+    """The caller's address."""
+    accepted: float
+    """When the socket was accepted, by the clock."""
+    response: bytes
+    """The response that accepts the handshake; it is not sent yet."""
+
+
+class Owner(Protocol):
+    """Another process, which serves the server-id of a request."""
+
+    def has_room(self) -> bool:
+        """Whether it can take a connection now."""
+
+    def bring(self, upgrade: Upgrade, transport: Any, rest: bytes) -> None:
+        """Pass a connection to it; ``rest`` is what came behind the request."""
+
+
+def _here(_server_id: str) -> Owner | None:
+    """Find every owner in this process."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """The relay behind the paths."""
 
@@ -68,6 +102,8 @@ class Backend:
     """Returns the relay's state."""
     health: Callable[[], Mapping[str, object]]
     """Returns what ``/healthz`` shows."""
+    elsewhere: Callable[[str], Owner | None] = _here
+    """Returns the process that serves a server-id; None if it is this one."""
 
 
 class RelaySite(Site):
@@ -172,7 +208,38 @@ class RelaySite(Site):
         if fault is not None:
             self._refuse(request, fault.status, UpgradeRefusal.NO_HANDSHAKE, fault.headers)
             return
-        self._hand_over(request, endpoint.leg, protocol, headers)
+        owner = self.backend.elsewhere(protocol.identity[0])
+        if owner is None:
+            self._hand_over(request, endpoint.leg, protocol, headers)
+        elif owner.has_room():
+            self._bring(request, endpoint.leg, protocol, headers, owner)
+        else:
+            wait = {b"Retry-After": b"%d" % RETRY_AFTER}
+            self._refuse(request, 503, UpgradeRefusal.NOT_READY, wait)
+
+    def _bring(
+        self,
+        request: HardenedRequest,
+        leg: Leg,
+        protocol: RelayProtocol,
+        headers: Headers,
+        owner: Owner,
+    ) -> None:
+        """Pass a request's connection to the process that serves its server-id."""
+        server_id, binary_version = protocol.identity
+        upgrade = Upgrade(
+            leg=leg,
+            path=request.path.decode("ascii"),
+            server_id=server_id,
+            binary_version=binary_version,
+            device_name=_device_name(headers),
+            remote=request.caller,
+            accepted=request.channel.accepted,
+            response=response(headers),
+        )
+        # No part of the request may outlive it, least of all a token.
+        request.requestHeaders = http_headers.Headers()
+        request.channel.depart(partial(owner.bring, upgrade))
 
     def _note_denial(self, request: HardenedRequest, denial: Denial) -> None:
         remote, path = request.caller, request.path.decode("ascii")
@@ -208,9 +275,7 @@ class RelaySite(Site):
         channel = request.channel
         protocol.remote = request.caller
         protocol.accepted = channel.accepted
-        device_name = headers.get(_DEVICE_NAME)
-        if device_name is not None:
-            protocol.device_name = header_gate.device_name(device_name[0])
+        protocol.device_name = _device_name(headers)
         # No part of the request may outlive it, least of all a token.
         request.requestHeaders = http_headers.Headers()
         channel.surrender()
@@ -221,6 +286,11 @@ class RelaySite(Site):
 def _gated(headers: Headers) -> dict[str, str]:
     """Return the headers that the gate looks at; ``onConnect`` gets no others."""
     return {name: headers[raw][0].decode("latin-1") for name, raw in _GATED if raw in headers}
+
+
+def _device_name(headers: Headers) -> str:
+    values = headers.get(_DEVICE_NAME)
+    return "" if values is None else header_gate.device_name(values[0])
 
 
 def _cause(denied: ConnectionDeny) -> UpgradeRefusal:

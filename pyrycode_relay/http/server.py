@@ -8,7 +8,7 @@ and no error pages. A `Site` decides what to answer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -38,6 +38,8 @@ class HardenedChannel(http.HTTPChannel):
 
     factory: Site
     transport: Any
+    _departed: Callable[[Any, bytes], None] | None = None
+    _rest: Sequence[bytes] = ()
 
     def connectionMade(self) -> None:
         """Start the header timeout and enter the waiting room."""
@@ -50,6 +52,10 @@ class HardenedChannel(http.HTTPChannel):
         # TLS still delivers bytes during a close, and twisted.web would parse on after an error.
         if self._abortingCall is None:
             LineReceiver.dataReceived(self, data)
+            if self._departed is not None:
+                transport, self.transport = self.transport, None
+                departed, self._departed = self._departed, None
+                departed(transport, b"".join(self._rest))
 
     def allHeadersReceived(self) -> None:
         """Skip the request's body: no path of the relay reads one.
@@ -99,6 +105,17 @@ class HardenedChannel(http.HTTPChannel):
         """Leave the waiting room."""
         self.factory.channels.leave(self)
         super().connectionLost(reason)
+
+    def depart(self, departed: Callable[[Any, bytes], None]) -> None:
+        """Give the connection up once what has been read is parsed.
+
+        ``departed`` gets the transport, and the bytes behind the request.
+        """
+        self.surrender()
+        self._departed = departed
+        rest: list[bytes] = []
+        self._rest = rest
+        self.rawDataReceived = rest.append  # type: ignore[assignment, method-assign]
 
     def surrender(self) -> None:
         """Release the connection to a WebSocket protocol."""

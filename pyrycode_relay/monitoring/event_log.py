@@ -19,6 +19,7 @@ from twisted.logger import (
     Logger,
     LogLevel,
     formatEvent,
+    globalLogBeginner,
     globalLogPublisher,
 )
 from twisted.python.failure import Failure
@@ -98,6 +99,10 @@ class EventLog:
                 fields["suppressed"] = self._suppressed.pop(event, 0)
         self._log.emit(_TWISTED_LEVELS[level], "{line}", line=_Line(event.label, fields))
 
+    def write_line(self, line: str) -> None:
+        """Write a line that another process has made."""
+        self._log.emit(LogLevel.info, "{line}", line=line)
+
 
 class _Line:
     """An event's name and fields; formatted only if an observer asks for text."""
@@ -116,6 +121,12 @@ class _Line:
 def _quoted(value: object) -> str:
     text = str(value)
     return text if text and _UNQUOTED.issuperset(text) else json.dumps(text, ensure_ascii=True)
+
+
+def begin_log(writer: Writer) -> None:
+    """Have a process's log written by ``writer``; a process of twistd's has its own way."""
+    globalLogBeginner.beginLoggingTo([writer], redirectStandardIO=False)
+    writer.start()
 
 
 def watch_accept(report: Callable[[str], None]) -> None:
@@ -148,11 +159,18 @@ class LineFormat:
     Args:
         as_json: Whether a line is a JSON object instead of text.
         wall: The time in seconds since 1970, for lines of the log about itself.
+        worker: The index of the worker that logs; None if the relay is one process.
 
     """
 
-    def __init__(self, as_json: bool, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        as_json: bool,
+        wall: Callable[[], float] = time.time,
+        worker: int | None = None,
+    ) -> None:
         self._as_json = as_json
+        self._worker = worker
         self._wall = wall
 
     def line(
@@ -165,12 +183,16 @@ class LineFormat:
         when = datetime.fromtimestamp(log_time, UTC).isoformat(timespec="milliseconds")
         if not self._as_json:
             text = f"{when} {level.name.lower()} {content}".replace("\n", " ")
+            if self._worker is not None:
+                text += f" worker={self._worker}"
             return text if trace is None else f"{text}\n{trace}"
         line: dict[str, object] = {"time": when, "level": level.name.lower()}
         if isinstance(content, _Line):
             line |= {"event": content.label, **content.fields}
         else:
             line |= {"event": "message", "text": content}
+        if self._worker is not None:
+            line["worker"] = self._worker
         if trace is not None:
             line["traceback"] = trace
         return json.dumps(line, ensure_ascii=True, default=str)
@@ -252,6 +274,10 @@ class Writer:
         if namespace.startswith(_NAMESPACE) or self._threshold is Level.DEBUG:
             return self._threshold
         return max(self._threshold, Level.WARN)
+
+    def write_line(self, line: str) -> None:
+        """Write a line that another process has made."""
+        self._output.write(line, Level.INFO)
 
 
 def _traceback(failure: Failure) -> str:

@@ -94,6 +94,14 @@ class RelayProtocol(SendingProtocol):
     def onConnect(self, request: ConnectionRequest) -> None:
         """Accept a request, or raise `ConnectionDeny`."""
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The server-id, and the binary's version or an empty text, from an accepted request."""
+        raise NotImplementedError
+
+    def identify(self, server_id: str, version: str) -> None:
+        """Set the `identity` of a connection whose request another process has accepted."""
+
     def opened(self) -> None:
         """Start: the handshake is answered."""
 
@@ -120,8 +128,18 @@ class RelayProtocol(SendingProtocol):
         self.makeConnection(transport)
         self.factory.poller.run(self._open, response)
 
+    def arrive_on(self, transport: Transport, response: bytes, rest: bytes) -> None:
+        """Take over a connection whose request another process has read.
+
+        ``response`` accepts the handshake; ``rest`` is what the peer has sent behind the request.
+        """
+        self.makeConnection(transport)
+        self.factory.poller.run(self._open, response)
+        if rest:
+            self.factory.poller.run(self.dataReceived, rest)
+
     def connectionMade(self) -> None:
-        """Prepare the connection; called by `upgrade_from` through ``makeConnection``."""
+        """Prepare the connection; called through ``makeConnection`` when it is taken over."""
         super().connectionMade()
         self.factory.connections.add(self)
         descriptor = descriptor_of(self.transport)

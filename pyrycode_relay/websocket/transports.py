@@ -13,6 +13,7 @@ import struct
 import termios
 from typing import Any, Final, Protocol, cast
 
+from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocol, ISSLTransport
 from twisted.internet.tcp import Connection
@@ -77,6 +78,54 @@ def take_from_channel(transport: Any, protocol: object) -> None:
         transport.wrappedProtocol = cast("IProtocol", protocol)  # TLS
     else:
         transport.protocol = protocol
+
+
+def release_socket(transport: Any) -> socket.socket:
+    """Return the socket of a plain transport that an HTTP channel has used until now.
+
+    The transport is of no use afterwards. Closing it would shut the connection down for every
+    process that has the socket.
+    """
+    transport.unregisterProducer()
+    transport.stopReading()
+    transport.stopWriting()
+    transport.connected = 0
+    transport.protocol = None
+    return cast(socket.socket, transport.socket)
+
+
+class CarriedServer(unix.Server):
+    """A transport for a connection that another worker has accepted and carries to this one.
+
+    ``client`` is the client's own socket. It is only asked how much the client has acknowledged.
+    """
+
+    client_socket: socket.socket
+
+    def connectionLost(self, reason: Any) -> None:
+        """Close the client's socket, too."""
+        self.client_socket.close()
+        super().connectionLost(reason)
+
+
+def adopt(
+    sock: socket.socket, client: socket.socket | None, protocol: object, reactor: Any
+) -> Transport:
+    """Return a transport for a socket that another process has accepted.
+
+    ``client`` is the client's own socket if ``sock`` is one end of a carried connection.
+    """
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        peer = sock.getpeername()
+        transport: Any = tcp.Server(sock, cast(Any, protocol), peer, cast(Any, None), 0, reactor)
+    else:
+        kind = unix.Server if client is None else CarriedServer
+        transport = kind(sock, protocol, "", None, 0, reactor)
+        if client is not None:
+            transport.client_socket = client
+    transport.repstr = f"<{type(protocol).__name__} from another worker>"
+    return cast(Transport, transport)
 
 
 def move(descriptor: FileDescriptor, poller: Any) -> None:
@@ -145,10 +194,19 @@ def unacked_bytes(transport: Transport) -> int:
     sock = getattr(descriptor, "socket", None)
     if descriptor is None or sock is None:
         return 0
-    in_kernel = bytearray(_INT.size)
+    unacked = waiting_in(descriptor) + _in_kernel(sock)
+    if isinstance(descriptor, CarriedServer):
+        # The edge has up to 64 KiB in between, which count as acknowledged a little early.
+        unacked += _in_kernel(descriptor.client_socket)
+    return unacked
+
+
+def _in_kernel(sock: socket.socket) -> int:
+    """Return how many bytes the kernel keeps until the other end has acknowledged them."""
+    found = bytearray(_INT.size)
     with contextlib.suppress(OSError):
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-    return waiting_in(descriptor) + int(_INT.unpack(in_kernel)[0])
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, found)
+    return int(_INT.unpack(found)[0])
 
 
 def can_write_past(descriptor: Connection) -> bool:

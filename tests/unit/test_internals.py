@@ -18,8 +18,8 @@ from pyrycode_relay.internals import INTERNALS, Internal, problems
 from tests.unit.bench import Cases, cases
 from tests.unit.sources import MODULES, SOURCES, Source
 
-DOCUMENTED = {"_asdict", "_fields", "_make", "_replace"}
-"""Names of a named tuple's that begin with an underscore and are for everybody."""
+DOCUMENTED = {"_exit", "_asdict", "_fields", "_make", "_replace"}
+"""Names that begin with an underscore and are for everybody: of os, and of named tuples."""
 
 GENERIC = {"abc", "builtins", "collections", "enum", "typing"}
 """Modules of base classes that have no private names for us."""

@@ -47,12 +47,13 @@ LAYERS = (
     ("acme", "listeners"),
     ("websocket",),
     ("http",),
-    ("endpoints",),
+    ("endpoints", "placement"),
     ("monitoring", "push", "start_report"),
     ("startup_checks", "service"),
     ("process",),
+    ("supervisor", "worker"),
     ("tap",),
-    ("__main__",),
+    ("__main__", "worker_process"),
 )
 """The packages, and the modules that are in none, lowest layer first. A module imports from the
 layers below its own and from its own package, and from nothing else."""
@@ -157,13 +158,13 @@ def autobahns(source: Source) -> list[str]:
 
 
 def reactors(source: Source) -> list[str]:
-    """Return the imports of a reactor but for the one in ``tap.makeService``."""
+    """Return the imports of a reactor but for the one in ``tap.the_reactor``."""
     return [
         each.full
         for each in source.imports
         if within(each.full, "twisted.internet")
         and any(part.endswith("reactor") for part in each.full.split("."))
-        and (source.module, each.inside[:1]) != ("tap", ("makeService",))
+        and (source.module, each.inside[:1]) != ("tap", ("the_reactor",))
     ]
 
 
@@ -298,7 +299,7 @@ class OffenderTests(Cases):
             "above": ("tap", "from twisted.internet import reactor"),
             "elsewhere": (
                 "service",
-                "def makeService():\n    from twisted.internet import reactor",
+                "def the_reactor():\n    from twisted.internet import reactor",
             ),
             "other_function": ("tap", "def other():\n    from twisted.internet import reactor"),
             "module": ("websocket.poller", "import twisted.internet.reactor"),
@@ -350,7 +351,7 @@ class OffenderTests(Cases):
             "tap": (
                 reactors,
                 "tap",
-                "def makeService():\n    from twisted.internet import reactor",
+                "def the_reactor():\n    from twisted.internet import reactor",
             ),
         }
     )

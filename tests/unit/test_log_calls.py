@@ -15,7 +15,7 @@ CONTRACT_FIELDS = (
     "server_id id_hash conn_id device_name remote holder binary_version close_code "
     "err path duration frames lines bytes size limit listen mode version reason "
     "capacity binaries phones aborted certificates retry_in enforcement "
-    "token_fp message_id url authority suppressed"
+    "token_fp message_id url authority suppressed worker workers pid"
 )
 """The closed list of the contract's section on logging."""
 

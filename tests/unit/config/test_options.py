@@ -35,6 +35,7 @@ from pyrycode_relay.config.values import (
     SUBJECT,
     SWITCH,
     TLS_ADDRESS,
+    WORKERS,
     Kind,
 )
 from pyrycode_relay.limits import Limits
@@ -58,12 +59,13 @@ KINDS: dict[Kind, str] = {
     EMAIL: "acme-email",
     SECONDS: (
         "grace write-stall message-timeout heartbeat-interval heartbeat-timeout probe-timeout "
-        "close-timeout header-timeout drain-timeout push-timeout"
+        "close-timeout header-timeout drain-timeout push-timeout worker-timeout worker-backoff"
     ),
     BYTES_OR_NONE: "send-buffer",
     BYTES: "max-message-bytes outbox-bytes hold-bytes memory-budget",
     COUNT_OR_NONE: "max-connections-per-address max-connections max-waiting",
     COUNT: "max-phones upgrade-burst",
+    WORKERS: "workers",
     RATE: "upgrade-rate",
     SHARE: "reserve-binaries",
     RECLAIM: "on-reclaim",

@@ -27,6 +27,9 @@ WORDS = [option.name for option in OPTIONS if option.kind is not PATH and option
 """The options that refuse some texts; almost any text is a path."""
 
 OTHER_VALUES = {
+    "workers": "auto",
+    "worker-timeout": "20",
+    "worker-backoff": "60",
     "proxy-protocol": "yes",
     "trusted-proxy": "10.0.0.0/8",
     "tls-listen": "[::1]:443",

@@ -1,0 +1,1 @@
+"""Brings each connection to the process that owns its server-id."""
