@@ -48,7 +48,9 @@ STATUSES: Mapping[int, tuple[Retry, str]] = {
     401: (Retry.BACKOFF, "the relay wants a credential"),
     403: (Retry.BACKOFF, "the relay refuses the credential"),
     404: (Retry.NEVER, "there is no relay at this URL"),
+    405: (Retry.NEVER, "the request is not a GET"),
     421: (Retry.NEVER, "the relay does not serve this host name"),
+    426: (Retry.NEVER, "the request is no upgrade; a proxy may remove its headers"),
     429: (Retry.BACKOFF, "too many connections from this address"),
     503: (Retry.BACKOFF, "the relay is full or shuts down"),
 }

@@ -208,7 +208,9 @@ class PageTests(Cases):
                 limits.max_connections_per_address
             ],
             "new connections from one address": [limits.upgrade_burst, int(limits.upgrade_rate)],
+            "complete headers of the handshake": [int(limits.header_timeout)],
             "what waits for one phone": [limits.outbox_bytes >> 20],
+            "what waits for all peers of the relay": [limits.memory_budget >> 20],
             "what a phone sends while its daemon is away or slow": [limits.hold_bytes >> 20],
         }.items():
             self.assertEqual([*map(int, re.findall(r"\d+", shown[row]))], numbers, row)
