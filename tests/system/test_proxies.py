@@ -415,7 +415,9 @@ class ClientTests(ProxiesTestCase):
     def test_probe(self) -> None:
         """The probe passes with its header, and without it finds that nobody answers."""
         path = self.directory / "s"
-        relay = self.proxied("--trusted-proxy=unix", f"--insecure-listen=unix:{path}")
+        relay = self.proxied(
+            "--trusted-proxy=unix", f"--insecure-listen=unix:{path}", "--log-level=debug"
+        )
         plain, unix, secure = relay.addresses()
         where = {f"ws://{HERE}:{plain[1]}": "", f"ws://{NAME}": str(unix)}
         where[f"wss://{NAME}"] = f"{HERE}:{secure[1]}"

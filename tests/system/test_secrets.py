@@ -287,4 +287,6 @@ class LogTests(SystemTestCase):
                 match = TEXT_LINE.fullmatch(lines[0])
                 assert match is not None, lines[0]
                 names = TEXT_FIELD.findall(match[4])
-                self.assertEqual(names, ["server_id", "conn_id", "device_name", "remote"])
+                self.assertEqual(
+                    names, ["server_id", "id_hash", "conn_id", "device_name", "remote"]
+                )

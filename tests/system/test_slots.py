@@ -269,7 +269,7 @@ class ConflictTests(SystemTestCase):
                     self.assertEqual(relay.counts(), (1, 1))
 
         self.perform(scenario())
-        self.assertIn("1011 (internal error) heartbeat timeout", daemon.errors())
+        self.assertIn("closed: 1011 heartbeat timeout", daemon.errors())
         self.assertEqual(relay.log().count("server_id_takeover"), 1)
         self.assertNotIn("server_expired", relay.log())
 

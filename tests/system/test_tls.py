@@ -864,6 +864,7 @@ class ManagerTests(TLSTestCase):
             return word
 
         self.assertEqual(told(), "READY=1")
+        eventually("the log has been written", relay.addresses)
         self.assertEqual(fetch(relay.address, "/readyz")[0], 200)
         self.assertEqual({manager.recv(4096) for _ in range(3)}, {b"WATCHDOG=1"})
         relay.signal(signal.SIGHUP)
