@@ -126,7 +126,20 @@ class TokensLeaveNothing(RelayCase):
         await self.request(relay, "/v1/server", phone_fields("s", tokens.new()), 400)
         extra = {"X-Pyrycode-Token": tokens.new()}
         await self.request(relay, "/v1/server", binary_fields("t") | extra, 101)
+        await self.send_credentials(relay, tokens)
         await self.request(relay, "/healthz", phone_fields("s", tokens.new()), 200)
+
+    async def send_credentials(self, relay: Relay, tokens: Tokens) -> None:
+        """Send an ``Authorization`` header, which has no meaning here, on every path."""
+        for scheme in ("Basic", "Bearer"):
+            credential = {"Authorization": f"{scheme} {tokens.new()}"}
+            server_id = f"with-{scheme}"
+            binary = binary_fields(server_id) | credential
+            await self.request(relay, "/v1/server", binary, 101)
+            phone = phone_fields(server_id, tokens.new()) | credential
+            await self.request(relay, "/v1/client", phone, 101)
+            await self.request(relay, "/v1/server", binary | {"X-Pyrycode-Version": ""}, 400)
+            await self.request(relay, "/healthz", binary, 200)
 
     async def test_no_token_is_to_be_found(self) -> None:
         """No token of any phone, accepted or refused for whatever reason, is in the process's
@@ -140,7 +153,7 @@ class TokensLeaveNothing(RelayCase):
         for path in ("/v1/client", "/v2/client"):
             await self.come_and_be_refused(relay, path, tokens)
         await self.go_elsewhere(relay, tokens)
-        self.assertEqual((3, 4), relay.counts())
+        self.assertEqual((5, 6), relay.counts())
         self.assertEqual({}, tokens.found())
 
     async def test_requests_in_pieces(self) -> None:

@@ -53,6 +53,7 @@ class Visit:
         """Return a phone's headers: a token, a user-agent and others of its own."""
         word = self.secrets.new
         own = {name: word(f"{name} of {use}") for name in ("User-Agent", "Cookie", "Origin")}
+        own["Authorization"] = f"Basic {word(f'Authorization of {use}')}"
         return phone_fields("home", word(f"token of {use}")) | own | more
 
     def query(self, use: str) -> str:
@@ -65,7 +66,7 @@ class Visit:
         return BarePeer(self.relay, path + self.query(use), self.fields(use, changes))
 
     def binary(self, use: str) -> BarePeer:
-        """Connect a binary."""
+        """Connect a binary, which sends a credential, too."""
         fields = self.fields(use, {"X-Pyrycode-Version": "1.2.3"})
         return BarePeer(self.relay, "/v1/server" + self.query(use), fields)
 
