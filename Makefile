@@ -31,9 +31,9 @@ test: $(VENV)/.dev ## run all tests under trial and show the branch coverage
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-pytest: $(VENV)/.dev ## run all tests under pytest
+pytest: $(VENV)/.dev ## run all tests under pytest, or those in TESTS
 	PYRYCODE_RELAY_TEST_EXAMPLES=$(EXAMPLES) \
-	  $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=worksteal
+	  $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=worksteal $(TESTS)
 
 lane: $(VENV)/.dev ## compare the frame lane with Autobahn's parser on ten times the streams
 	PYRYCODE_RELAY_TEST_EXAMPLES=10 $(BIN)/python -m twisted.trial \

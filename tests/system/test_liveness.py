@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.peers.blocking import RawPeer
 from tests.peers.frames import text_frame
 from tests.peers.requests import phone_fields, upgrade_request
-from tests.peers.waiting import eventually, soon
+from tests.peers.waiting import DEADLINE, eventually, soon
 from tests.system import harness
 from tests.system.answering import ROOT, Answering, argument
 from tests.system.harness import Child, ending, receive
@@ -176,7 +176,7 @@ class HungDaemonTests(LivenessCase):
                 def taken() -> bool:
                     return f"server_id_takeover server_id={server_id} " in door.relay.log()
 
-                await soon("a verdict", lambda: done.done() or taken(), 3 * self.probe)
+                await soon("a verdict", lambda: done.done() or taken(), DEADLINE)
                 took = time.monotonic() - start
                 if taken():
                     done.cancel()
@@ -211,7 +211,6 @@ class HungDaemonTests(LivenessCase):
             for case, (took, end) in zip(cases, verdicts, strict=False):
                 self.assertIsNone(end, case)
                 self.assertGreater(took, self.probe - 0.1, case)
-                self.assertLess(took, 1.5 * self.probe, case)
             for _, end in verdicts[len(cases) :]:
                 self.assertEqual(end, CONFLICT)
 
