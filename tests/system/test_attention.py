@@ -273,8 +273,8 @@ class RoomTests(AttentionCase):
             stack.enter_context(BarePeer(relay, "/v1/server", binary_fields("office")))
             items = self.shows("connections", "refused_at_limit")
             self.assertIn("10 of 10 connections are taken", items["connections"]["text"])
-            bad = "return document.querySelector('#room .bad').innerText"
-            self.assertIn("10 of 10", self.browser.run(bad))
+            bad = "return document.querySelector('#room .bad')?.innerText ?? ''"
+            self.browser.wait("it is marked", lambda: "10 of 10" in self.browser.run(bad))
             self.looks("connections")
         self.shows("refused_at_limit")
 

@@ -485,7 +485,7 @@ class RealProxyTests(ProxiesTestCase):
                 ("bind :443", f"bind fd@{listener.fileno()}"),
                 ("global\n", f"global\n    stats socket {self.directory / 'stats'}\n"),
                 (" check", " check inter 100ms"),
-                ("maxconn 20000", "maxconn 100"),
+                ("maxconn 20000", "maxconn 4000"),
             )
         )
         child = self.child(program, "-db", "-f", path, pass_fds=[listener.fileno()])
