@@ -4,7 +4,7 @@ Without locks, workers that act within the same microseconds do not see each oth
 
 - N workers may together let N - 1 connections in beyond a number, as each asks first and enters
   then; `Capacity` leaves files for them.
-- Two workers may count two tokens of one address as one.
+- Workers that take tokens of one address may count one too few, or one too many.
 
 Nothing of that accumulates: every number here is a copy of what one process knows exactly.
 """
@@ -79,16 +79,21 @@ class SharedLimits(Usage):
         if not self._interval:
             return 0
         memory, hashed, now = self._memory, self._key(key), self._seconds()
-        due = max((memory.due[row] for row in memory.rows(hashed)), default=0.0)
+        seen = max((memory.due[row] for row in memory.rows(hashed)), default=0.0)
         # At most an empty bucket, whatever the memory holds.
-        due = min(max(due, now), now + self._burst)
+        due = min(max(seen, now), now + self._burst)
         wait = due - now - (self._burst - self._interval)
         if wait > _ROUNDING:
             return wait
         row = memory.claim(self._index, hashed)
         if row is None:
             return super().take(key)
-        memory.due[row] = due + self._interval
+        mine = due + self._interval
+        memory.due[row] = mine
+        # If another worker has taken a token since, unaware of this one, both must count.
+        late = max((memory.due[each] for each in memory.rows(hashed) if each != row), default=0.0)
+        if late > seen and late != mine + self._interval:
+            memory.due[row] = min(max(mine, late) + self._interval, now + self._burst)
         return 0
 
     def connections(self, key: str) -> int:

@@ -19,7 +19,7 @@ from pyrycode_relay.http import shared_memory
 from pyrycode_relay.http.admission import Admission, Bound, Leg, Place, Usage
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.shared_limits import LOST_AFTER, UNCOUNTED, SharedLimits
-from pyrycode_relay.http.shared_memory import WAYS, SharedMemory, Total, create
+from pyrycode_relay.http.shared_memory import WAYS, Key, SharedMemory, Total, create
 from pyrycode_relay.limits import Limits
 from tests.unit.bench import Cases, cases, examples
 
@@ -53,6 +53,21 @@ class SharedLimitsTests(Cases):
         self.clock.advance(4)
         self.assertEqual(workers[2].take(HERE), 0)
         self.assertGreater(workers[0].take(HERE), 0)
+
+    def test_at_the_same_moment(self) -> None:
+        """Two workers that take a token at once take two, whichever of them is aware of it."""
+        worker, other = self.workers(2, upgrade_rate=15, upgrade_burst=6)
+        for each in (worker, other):
+            each.take(HERE)
+        claim = worker._memory.claim
+
+        def late(index: int, key: Key) -> int | None:
+            other.take(HERE)
+            return claim(index, key)
+
+        self.patch(worker._memory, "claim", late)
+        worker.take(HERE)
+        self.assertEqual([other.take(HERE) > 0 for _ in range(3)], [False, False, True])
 
     @cases({"slow": (0.7,), "default": (10,), "odd": (7,), "prime": (11,), "fast": (59,)})
     def test_wait_is_enough(self, rate: float) -> None:
