@@ -49,6 +49,9 @@ TABLES = {
 """The page of each table that is compared with the source, by the table's first column."""
 
 OTHERS = {
+    # The relay in Go's:
+    *("--http-listen", "--https-listen", "--https-proxy-protocol", "--metrics-listen"),
+    "--trust-x-forwarded-for",
     *("--build-arg", "--cap-drop", "--memory", "--read-only", "--security-opt", "--stop-timeout"),
     *("--ulimit", "--now", "--system", "--quick"),
 }
