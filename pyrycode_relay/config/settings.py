@@ -25,7 +25,7 @@ from pyrycode_relay.config.options import (
     suggestion,
 )
 from pyrycode_relay.config.toml_file import ConfigFile
-from pyrycode_relay.config.values import AUTO, Secret
+from pyrycode_relay.config.values import AUTO, MOST_WORKERS, Secret
 from pyrycode_relay.events import Level
 from pyrycode_relay.limits import Limits
 from pyrycode_relay.startup_error import StartupError
@@ -144,7 +144,9 @@ class Settings:
     @property
     def worker_count(self) -> int:
         """How many processes serve the relay."""
-        return len(os.sched_getaffinity(0)) if self.workers == AUTO else self.workers
+        if self.workers == AUTO:
+            return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        return self.workers
 
     @property
     def push(self) -> bool:

@@ -31,7 +31,8 @@ _ON: Final = frozenset({"1", "on", "true", "yes"})
 _OFF: Final = frozenset({"", "0", "off", "false", "no"})
 
 
-_MAX_WORKERS: Final = 64
+MOST_WORKERS: Final = 16
+"""The memory of the shared limits has room for 16 workers, and for their successors."""
 AUTO: Final = 0
 """The value of "auto": as many workers as the process may use cores."""
 
@@ -107,7 +108,7 @@ def _workers(text: str) -> int:
     if text.strip() == "auto":
         return AUTO
     value = int(text)
-    if not 0 < value <= _MAX_WORKERS:
+    if not 0 < value <= MOST_WORKERS:
         raise ValueError
     return value
 
@@ -240,7 +241,7 @@ COUNT: Final = Kind(_count, f"a whole number from 1 to {_MAX_COUNT}", "NUMBER")
 COUNT_OR_NONE: Final = Kind(_count_or_none, f"a whole number from 0 to {_MAX_COUNT}", "NUMBER")
 WORKERS: Final = Kind(
     _workers,
-    f"a whole number from 1 to {_MAX_WORKERS}, or auto",
+    f"a whole number from 1 to {MOST_WORKERS}, or auto",
     "NUMBER",
     lambda value: "auto" if value == AUTO else str(value),
 )

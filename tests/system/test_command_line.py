@@ -67,7 +67,7 @@ WRONG = {
     "a number of bytes, such as 4096 or 64K, or 0": ["", "-1", "x", "1e3", "2000G"],
     "a whole number from 1 to 1000000": ["", "0", "-1", "1.5", "1000001", "many"],
     "a whole number from 0 to 1000000": ["", "-1", "0.5", "1000001", "none"],
-    "a whole number from 1 to 64, or auto": ["", "0", "-1", "65", "1.5", "all"],
+    "a whole number from 1 to 16, or auto": ["", "0", "-1", "17", "1.5", "all"],
     "a number from 0.01 to 1000000, or 0": ["", "-1", "1000001", "nan", "inf", "10/min", "5e-324"],
     "a share from 0 to 0.9": ["", "-0.1", "0.91", "nan", "10%", "half"],
     ADDRESS.allowed: [":x", "", ":65536"],

@@ -76,7 +76,7 @@ ACCEPTED: dict[str, tuple[Kind, dict[str, Any]]] = {
     "bytes_or_none": (BYTES_OR_NONE, SOME_BYTES | {"0": 0, " 0 ": 0}),
     "count": (COUNT, {"1": 1, "1000000": 1_000_000}),
     "count_or_none": (COUNT_OR_NONE, {"0": 0, "64": 64}),
-    "workers": (WORKERS, {"1": 1, "64": 64, "auto": AUTO}),
+    "workers": (WORKERS, {"1": 1, "16": 16, "auto": AUTO}),
     "rate": (RATE, {"0": 0, "0.01": 0.01, "2.5": 2.5, "1e3": 1000}),
     "share": (SHARE, {"0": 0, "0.25": 0.25, "0.9": 0.9}),
     "switch": (
@@ -149,7 +149,7 @@ REFUSED: dict[str, tuple[Kind, list[str]]] = {
     "bytes_or_none": (BYTES_OR_NONE, NO_BYTES),
     "count": (COUNT, [*NO_COUNT, "0"]),
     "count_or_none": (COUNT_OR_NONE, NO_COUNT),
-    "workers": (WORKERS, ["", "0", "-1", "65", "1.5", "all"]),
+    "workers": (WORKERS, ["", "0", "-1", "17", "1.5", "all"]),
     "rate": (RATE, ["", "-1", "5e-324", "0.009", "nan", "inf", "1000001", "10/min"]),
     "share": (SHARE, ["", "-0.1", "0.91", "1", "nan", "10%"]),
     "switch": (SWITCH, ["2", "y", "evict"]),
