@@ -85,11 +85,6 @@ class Owner(Protocol):
         """Pass a connection to it; ``rest`` is what came behind the request."""
 
 
-def _here(_server_id: str) -> Owner | None:
-    """Find every owner in this process."""
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """The relay behind the paths."""
@@ -102,7 +97,7 @@ class Backend:
     """Returns the relay's state."""
     health: Callable[[], Mapping[str, object]]
     """Returns what ``/healthz`` shows."""
-    elsewhere: Callable[[str], Owner | None] = _here
+    elsewhere: Callable[[str], Owner | None]
     """Returns the process that serves a server-id; None if it is this one."""
 
 

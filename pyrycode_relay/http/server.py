@@ -8,7 +8,7 @@ and no error pages. A `Site` decides what to answer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -38,8 +38,7 @@ class HardenedChannel(http.HTTPChannel):
 
     factory: Site
     transport: Any
-    _departed: Callable[[Any, bytes], None] | None = None
-    _rest: Sequence[bytes] = ()
+    _departed: Callable[[Any], None] | None = None
 
     def connectionMade(self) -> None:
         """Start the header timeout and enter the waiting room."""
@@ -55,7 +54,7 @@ class HardenedChannel(http.HTTPChannel):
             if self._departed is not None:
                 transport, self.transport = self.transport, None
                 departed, self._departed = self._departed, None
-                departed(transport, b"".join(self._rest))
+                departed(transport)
 
     def allHeadersReceived(self) -> None:
         """Skip the request's body: no path of the relay reads one.
@@ -112,9 +111,8 @@ class HardenedChannel(http.HTTPChannel):
         ``departed`` gets the transport, and the bytes behind the request.
         """
         self.surrender()
-        self._departed = departed
         rest: list[bytes] = []
-        self._rest = rest
+        self._departed = lambda transport: departed(transport, b"".join(rest))
         self.rawDataReceived = rest.append  # type: ignore[assignment, method-assign]
 
     def surrender(self) -> None:

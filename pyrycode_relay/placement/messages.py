@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from pyrycode_relay.http.relay_site import Upgrade
+
 VERSION: Final = 1
 """Version of the layouts below. Raise it when a change makes old workers misread a message."""
 
@@ -23,18 +25,7 @@ class Arrival(msgspec.Struct, array_like=True, frozen=True, tag="arrival", kw_on
     """
 
     version: int = VERSION
-    path: str
-    """The path of the WebSocket endpoint."""
-    server_id: str
-    binary_version: str
-    """The binary's version; empty for a phone."""
-    device_name: str
-    remote: str
-    """The peer's address, without port."""
-    accepted: float
-    """When the socket was accepted, by the machine's monotonic clock."""
-    response: bytes
-    """The response that accepts the handshake."""
+    upgrade: Upgrade
     rest: bytes = b""
     """What the peer has sent behind its request."""
     ticket: int = 0

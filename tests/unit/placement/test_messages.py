@@ -6,6 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrycode_relay.http.admission import Leg
+from pyrycode_relay.http.relay_site import Upgrade
 from pyrycode_relay.placement.messages import (
     VERSION,
     Arrival,
@@ -18,13 +20,16 @@ from pyrycode_relay.placement.messages import (
 from tests.unit.bench import Cases, cases, examples
 
 ARRIVAL = Arrival(
-    path="/v1/client",
-    server_id="id",
-    binary_version="",
-    device_name="Kim's phone",
-    remote="192.0.2.1",
-    accepted=1.5,
-    response=b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    upgrade=Upgrade(
+        leg=Leg.PHONE,
+        path="/v1/client",
+        server_id="id",
+        binary_version="",
+        device_name="Kim's phone",
+        remote="192.0.2.1",
+        accepted=1.5,
+        response=b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ),
     rest=b"\x81\x80",
     ticket=7,
     carried=3,
