@@ -78,7 +78,7 @@ INTERNALS: Final = (
         "Twisted",
         "twisted.internet.unix:Port",
         "_bindPath _fromListeningDescriptor _shouldShutdown",
-        "worker",
+        "placement.sockets",
     ),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "http.proxy_protocol"),
     *_listed("Twisted", "twisted.internet.tcp:Connection", "protocol", "websocket.poller"),

@@ -75,7 +75,10 @@ class Relay(Protocol):
     """A relay of one process, or the parent of several."""
 
     settings: Settings
-    listeners: Listeners
+
+    @property
+    def listeners(self) -> Listeners:
+        """The open listeners."""
 
     @property
     def replace(self) -> Callable[[], None] | None:

@@ -36,12 +36,10 @@ from pyrycode_relay.monitoring.admin_site import AdminSite
 from pyrycode_relay.monitoring.monitored import Monitored, Push
 from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.protocol import header_gate
+from pyrycode_relay.served_certificates import certificate_cache, make_certificates
 from pyrycode_relay.startup_error import StartupError
-from pyrycode_relay.tls import sources
-from pyrycode_relay.tls.certificate import Pair, read_authorities
+from pyrycode_relay.tls.certificate import read_authorities
 from pyrycode_relay.tls.connection import TLSFactory
-from pyrycode_relay.tls.sources import Files
-from pyrycode_relay.tls.store import Certificates
 from pyrycode_relay.websocket.connection import RelayProtocol
 from pyrycode_relay.websocket.factory import RelayFactory
 from pyrycode_relay.websocket.poller import Epoll, Poller
@@ -53,27 +51,6 @@ if TYPE_CHECKING:
 
 _OPEN_FILES: Final = 4096
 """Limit of open files that is assumed if the caller gives no capacity."""
-
-
-def certificate_cache(settings: Settings) -> CertCache | None:
-    """Return the cache of certificates from an ACME CA; None if there is no such CA."""
-    if not settings.acme:
-        return None
-    return CertCache(settings.cert_cache.expanduser().absolute(), settings.acme_directory)
-
-
-def make_certificates(
-    settings: Settings, observer: Observer, clock: IReactorTime
-) -> Certificates | None:
-    """Return the certificates that listeners serve, not read yet; None without TLS."""
-    if not settings.tls_listen:
-        return None
-    found = sources.given(settings.tls_cert, settings.tls_key, settings.tls_dir)
-    cache = certificate_cache(settings)
-    if cache is not None:
-        pair = Pair(cache.fullchain, cache.privkey)
-        found = [Files(pair, awaited=True, option="--cert-cache")]
-    return Certificates(found, settings.domain, observer, clock)
 
 
 class RelayService(Service):
@@ -151,7 +128,9 @@ class RelayService(Service):
         if settings.admin_listen:
             self.status = self._make_status()
             self.events.add(self.status)
-            self.admin = self.make_admin(self.status)
+            self.admin = AdminSite(
+                self._deadlines, self.status, settings.admin_allow_remote, self.events, limits
+            )
         self._heap_trimmer = HeapTrimmer(self._clock)
         self.context.memory_budget.on_shrink = self._heap_trimmer.plan
         self._drain = self._make_drain()
@@ -179,13 +158,6 @@ class RelayService(Service):
     def elsewhere(self, server_id: str) -> Owner | None:  # noqa: ARG002
         """Return the process that serves a server-id; None if it is this one."""
         return None
-
-    def make_admin(self, status: Status) -> AdminSite | None:
-        """Make the site for the operator."""
-        settings = self.settings
-        return AdminSite(
-            self._deadlines, status, settings.admin_allow_remote, self.events, settings.limits
-        )
 
     # Making
 

@@ -1,7 +1,7 @@
 """The parent of a relay with several workers: opens the sockets, and keeps the workers running.
 
-It serves no peer. Each worker is a process of its own that gets the listening sockets, so a
-connection is accepted by whichever worker is free.
+It serves no peer. Each worker is a process that gets the listening sockets. A worker that is free
+accepts a connection.
 """
 
 from __future__ import annotations
@@ -9,34 +9,29 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pyrycode_relay import __version__, start_report
-from pyrycode_relay.config.listen import LISTEN_BACKLOG
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.event_bus import EventBus
 from pyrycode_relay.events import Event, Observer
 from pyrycode_relay.http import shared_memory
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.shared_memory import SharedMemory
-from pyrycode_relay.listeners import Listener, Listeners, Purpose, listen
+from pyrycode_relay.listeners import Listeners
+from pyrycode_relay.placement.child import WorkerProcess, memory_file
 from pyrycode_relay.placement.control import (
     CONTROL_FD,
     Lines,
@@ -46,9 +41,10 @@ from pyrycode_relay.placement.control import (
     order_line,
     report_of,
 )
-from pyrycode_relay.placement.roster import Act, Roster, Step
+from pyrycode_relay.placement.roster import Act, Phase, Roster, Step
+from pyrycode_relay.placement.sockets import LinkSockets, Opened, wanted
 from pyrycode_relay.process import exit_now
-from pyrycode_relay.service import make_certificates
+from pyrycode_relay.served_certificates import make_certificates
 from pyrycode_relay.startup_error import StartupError
 
 _bugs = Logger()
@@ -61,10 +57,6 @@ _LATE: Final = 1.0
 """Seconds by which a look may be late. Beyond that the parent itself was stopped."""
 _EXTRA: Final = 5.0
 """Seconds that a worker may take to end, in addition to its drain."""
-_MAX_LINE: Final = 2**16
-"""Bytes of a worker's output without an end of line that are kept."""
-_LONGEST_PATH: Final = 90
-"""Characters that the path of the sockets' folder may have; the kernel allows 107 in all."""
 
 
 @dataclass(slots=True)
@@ -75,8 +67,6 @@ class _Child:
     control: Lines
     column: int
     """Its column in the shared limits."""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """What it has reported last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +80,6 @@ class Command:
 
 
 _ORDERS: Final = {Act.SERVE: Order.SERVE, Act.MOVE: Order.MOVE, Act.DRAIN: Order.DRAIN}
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """Addresses that were opened together."""
-
-    wanted: Sequence[tuple[str, Purpose]]
-    listeners: Listeners
-
-    @classmethod
-    def open(
-        cls, reactor: Any, wanted: Sequence[tuple[str, Purpose]], listeners: Listeners | None = None
-    ) -> _Opened:
-        """Open addresses. Raises `StartupError`, with none of them left open."""
-        if listeners is None:
-            listeners = Listeners(partial(_listen_only, reactor))
-        listeners.open(Listener(address, Factory(), purpose) for address, purpose in wanted)
-        return cls(wanted, listeners)
-
-    def sockets(self) -> Iterator[tuple[str, int]]:
-        """Yield each address with its descriptor."""
-        ports: Any = self.listeners.ports
-        for (address, _), port in zip(self.wanted, ports, strict=True):
-            yield address, port.fileno()
-
-
-def _wanted(settings: Settings) -> list[tuple[str, Purpose]]:
-    """Return the addresses to listen on, in the order in which a relay opens them."""
-    return [
-        *((each, Purpose.PLAIN) for each in settings.insecure_listen),
-        *((each, Purpose.TLS) for each in settings.tls_listen),
-        *((each, Purpose.CHALLENGES) for each in settings.acme_listen),
-    ]
 
 
 class Supervisor(Service):
@@ -150,13 +107,12 @@ class Supervisor(Service):
         limits = settings.limits
         self._capacity = capacity
         self.settings = settings
-        self.listeners = Listeners(partial(_listen_only, reactor))
         self.events = EventBus(observers)
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._command = command
         self._count = settings.worker_count
-        self._opened: list[_Opened] = []
+        self._opened: list[Opened] = []
         self._replacing = False
         self._write = write
         self._roster = Roster(
@@ -168,18 +124,23 @@ class Supervisor(Service):
         self._children: dict[int, _Child] = {}
         self._key = secrets.token_hex(32)
         self._started = self._clock.seconds()
-        self._folder: Path | None = None
-        self._links: list[socket.socket] = []
+        self._links: LinkSockets | None = None
         self._limits_fd = -1
         self._certificates = make_certificates(settings, self.events, self._clock)
         self._ticker = LoopingCall(self._tick)
         self._ticker.clock = reactor
         self._ticked = self._clock.seconds()
         self._ready: list[Callable[[], None]] = []
-        self._was_complete = False
+        self._settled = False
+        """Whether the first start is over: all workers serve, or the relay ends."""
         self._stopped: Deferred[None] | None = None
         self._kept: dict[str, bytes] = {}
         self._files: dict[str, int] = {}
+
+    @property
+    def listeners(self) -> Listeners:
+        """The listeners of the start; a replacement may have opened more."""
+        return self._opened[0].listeners
 
     # Starting
 
@@ -192,7 +153,7 @@ class Supervisor(Service):
             # The workers read them again. Here a mistake ends the start, and with it everything.
             self._certificates.load()
         self._keep_files()
-        self._opened = [_Opened.open(self._reactor, _wanted(self.settings), self.listeners)]
+        self._opened = [Opened.open(self._reactor, wanted(self.settings))]
         super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def _keep_files(self) -> None:
@@ -205,20 +166,21 @@ class Supervisor(Service):
 
     def close_listeners(self) -> None:
         """Close the listeners of a relay that does not start."""
-        self.listeners.close()
+        for opened in self._opened:
+            opened.listeners.close()
 
     def startService(self) -> None:
         """Start the workers. Raises `StartupError`."""
         super().startService()  # type: ignore[no-untyped-call]
-        if not self.listeners.ports:
+        if not self._opened:
             self.privilegedStartService()
-        self._make_links()
+        self._links = LinkSockets(self._count)
         columns = _COLUMNS * self._count
         self._limits_fd = shared_memory.create(columns, self._capacity.connections)
         self._memory = SharedMemory(self._limits_fd)
         for path, content in self._kept.items():
             if not os.access(path, os.R_OK):
-                self._files[path] = _memory_file(content)
+                self._files[path] = memory_file(content)
         self._kept.clear()
         self.events.saw(
             Event.STARTING,
@@ -243,38 +205,6 @@ class Supervisor(Service):
         """Call ``call`` once all workers serve."""
         self._ready.append(call)
 
-    def _make_links(self) -> None:
-        """Make the sockets on which the workers reach each other."""
-        parent = os.environ.get("RUNTIME_DIRECTORY") or tempfile.gettempdir()
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix="pyrycode-relay-", dir=parent))
-            if len(str(self._folder)) > _LONGEST_PATH:
-                raise OSError(None, "its path is too long for the name of a socket")
-            for index in range(self._count):
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._links.append(sock)
-                sock.setblocking(False)
-                path = self._path(index)
-                sock.bind(path)
-                Path(path).chmod(0o600)
-                sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            self._remove_links()
-            raise StartupError(
-                f"The workers' sockets cannot be made in {parent}: {error.strerror}; set TMPDIR, "
-                "or RuntimeDirectory= in a systemd unit, to a short path that the relay may write."
-            ) from error
-
-    def _path(self, index: int) -> str:
-        return f"{self._folder}/{index}.sock"
-
-    def _remove_links(self) -> None:
-        for sock in self._links:
-            sock.close()
-        self._links.clear()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
     # The processes
 
     def _do(self, steps: Sequence[Step]) -> None:
@@ -297,7 +227,7 @@ class Supervisor(Service):
         ours, theirs = socket.socketpair()
         try:
             files, seat = self._seat(step.index, theirs)
-            protocol = _Process(self._write, partial(self._ended, step.process, step.index))
+            protocol = WorkerProcess(self._write, partial(self._ended, step.process, step.index))
             transport = self._reactor.spawnProcess(
                 protocol,
                 sys.executable,
@@ -325,6 +255,8 @@ class Supervisor(Service):
             files[theirs] = number
             return theirs
 
+        links = self._links
+        assert links is not None  # noqa: S101 - made before the first worker starts
         sockets = [each for opened in self._opened for each in opened.sockets()]
         seat = Seat(
             index=index,
@@ -332,9 +264,9 @@ class Supervisor(Service):
             workers=self._count,
             options=self._command.arguments,
             listeners=[(address, given(number)) for address, number in sockets],
-            link=given(self._links[index].fileno()),
+            link=given(links.fileno(index)),
             limits=given(self._limits_fd),
-            paths=[self._path(each) for each in range(self._count)],
+            paths=links.paths,
             files={path: given(number) for path, number in self._files.items()},
             key=self._key,
             started=self._started,
@@ -362,8 +294,8 @@ class Supervisor(Service):
         child, process = self._children.get(number), self._roster.processes.get(number)
         if child is None or process is None:
             return
-        report = report_of(line)
-        news = report.pop("news", None)
+        # A report without news is a sign of life.
+        news = report_of(line).get("news")
         if news == News.READY.value:
             self.events.saw(
                 Event.WORKER_READY,
@@ -375,13 +307,11 @@ class Supervisor(Service):
             self._note_progress()
         elif news == News.MOVED.value:
             self._do(self._roster.moved(number, now))
-        else:
-            child.report = report
 
     def _note_progress(self) -> None:
         """Report when all workers serve for the first time, and the end of a replacement."""
-        if self._roster.complete and not self._was_complete:
-            self._was_complete = True
+        if self._roster.complete and not self._settled:
+            self._settled = True
             self.events.saw(Event.READY)
             for call in self._ready:
                 call()
@@ -400,8 +330,7 @@ class Supervisor(Service):
             return
         if child is not None and child.control.transport is not None:
             child.control.transport.loseConnection()
-        expected = process.phase.value == "leaving"
-        if expected:
+        if process.phase is Phase.LEAVE:
             self.events.saw(Event.WORKER_LEFT, worker=index, reason=reason)
         else:
             self.events.saw(Event.WORKER_ENDED, worker=index, reason=reason)
@@ -411,7 +340,7 @@ class Supervisor(Service):
         self._note_progress()
         if self._stopped is not None and not self._roster.processes:
             self._finish()
-        elif not self._was_complete and self._stopped is None:
+        elif not self._settled and self._stopped is None:
             # A worker that cannot even start once will not do better the next time.
             self._failed()
 
@@ -420,7 +349,7 @@ class Supervisor(Service):
         self.events.saw(Event.WORKERS_FAILED, reason="a worker has ended before it was ready")
         self._reactor.addSystemEventTrigger("after", "shutdown", exit_now, 1)
         self._reactor.stop()
-        self._was_complete = True
+        self._settled = True
 
     def _tick(self) -> None:
         now = self._clock.seconds()
@@ -461,8 +390,9 @@ class Supervisor(Service):
         Those that are gone stay open until the relay ends, but no new worker listens on them.
         """
         known = [each for opened in self._opened for each in opened.wanted]
-        more = [each for each in _wanted(settings) if each not in known]
-        self._opened.append(_Opened.open(self._reactor, more))
+        more = [each for each in wanted(settings) if each not in known]
+        if more:
+            self._opened.append(Opened.open(self._reactor, more))
         self.settings = settings
 
     def stopService(self) -> Deferred[None]:
@@ -480,7 +410,8 @@ class Supervisor(Service):
     def _finish(self) -> None:
         if self._ticker.running:
             self._ticker.stop()
-        self._remove_links()
+        if self._links is not None:
+            self._links.remove()
         for number in (self._limits_fd, *self._files.values()):
             with contextlib.suppress(OSError):
                 os.close(number)
@@ -488,53 +419,3 @@ class Supervisor(Service):
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             stopped.callback(None)
-
-
-class _Process(ProcessProtocol):
-    """A worker's process: passes its output on, line by line, and reports its end."""
-
-    def __init__(self, write: Callable[[str], None], ended: Callable[[str], None]) -> None:
-        self._write = write
-        self._report_end = ended
-        self._partial = {1: b"", 2: b""}
-
-    def connectionMade(self) -> None:
-        """Close the worker's standard input."""
-        self.transport.closeChildFD(0)  # type: ignore[union-attr]
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Pass lines on."""
-        *lines, rest = (self._partial[childFD] + data).split(b"\n")
-        self._partial[childFD] = rest[-_MAX_LINE:]
-        for line in lines:
-            self._write(line.decode(errors="backslashreplace"))
-
-    def processEnded(self, reason: Failure) -> None:
-        """Report the end."""
-        for rest in self._partial.values():
-            if rest:
-                self._write(rest.decode(errors="backslashreplace"))
-        value: Any = reason.value
-        if isinstance(value, ProcessDone):
-            self._report_end("exit status 0")
-        elif value.signal is not None:
-            self._report_end(f"signal {value.signal}")
-        else:
-            self._report_end(f"exit status {value.exitCode}")
-
-
-def _listen_only(reactor: Any, address: str, factory: Factory) -> Any:
-    """Open a listener, and accept nothing: the workers do."""
-    factory.noisy = False
-    port: Any = listen(reactor, address, factory)
-    port.stopReading()
-    return port
-
-
-def _memory_file(content: bytes) -> int:
-    """Return a descriptor of a file in memory."""
-    number = os.memfd_create("pyrycode-relay", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(number), "wb") as file:
-        file.write(content)
-    os.fchmod(number, 0o400)
-    return number

@@ -6,7 +6,6 @@ connection whose server-id another worker owns to that worker.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import socket
@@ -14,59 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet import unix
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 
-from pyrycode_relay.config.listen import LISTEN_BACKLOG
 from pyrycode_relay.config.settings import Settings
 from pyrycode_relay.events import Observer
 from pyrycode_relay.http.capacity import Capacity
 from pyrycode_relay.http.relay_site import Owner
 from pyrycode_relay.http.shared_limits import SharedLimits
 from pyrycode_relay.http.shared_memory import SharedMemory, Total
-from pyrycode_relay.monitoring.status import Status
 from pyrycode_relay.placement.control import Lines, News, Order, Seat, report_line
 from pyrycode_relay.placement.handover import Placement, Worker
 from pyrycode_relay.placement.ownership import Ownership
+from pyrycode_relay.placement.sockets import adopt_listener, remove_link
 from pyrycode_relay.service import RelayService
 
 _BEAT: Final = 1.0
 """Seconds between a worker's reports to its parent."""
-
-
-class SharedUnixPort(unix.Port):
-    """A listener on a UNIX socket that the parent has bound, and that other workers share.
-
-    Twisted's own class would change the permissions of the socket's file when it starts, and
-    remove the file when it stops.
-    """
-
-    @classmethod
-    def adopt(cls, reactor: Any, number: int, factory: IProtocolFactory) -> SharedUnixPort:
-        """Listen on a descriptor."""
-        port: SharedUnixPort = cls._fromListeningDescriptor(reactor, number, factory)  # type: ignore[no-untyped-call]
-        port.backlog = LISTEN_BACKLOG
-        port._bindPath = b"\0" + port._bindPath
-        port._shouldShutdown = False
-        port.startListening()  # type: ignore[no-untyped-call]
-        return port
-
-
-def adopt_listener(reactor: Any, number: int, factory: IProtocolFactory) -> IListeningPort:
-    """Listen on a socket that is open already; its descriptor is closed here."""
-    try:
-        with socket.socket(fileno=os.dup(number)) as sock:
-            family = sock.family
-        if family == socket.AF_UNIX:
-            port: IListeningPort = SharedUnixPort.adopt(reactor, number, factory)
-        else:
-            port = reactor.adoptStreamPort(number, family, factory)
-        return port
-    finally:
-        os.close(number)
 
 
 class WorkerService(RelayService):
@@ -97,18 +62,17 @@ class WorkerService(RelayService):
         self._memory = SharedMemory(seat.limits)
         self._sockets = [*seat.listeners]
         self.orders_certificates = seat.index == 0
-        super().__init__(reactor, _share(settings, seat), observers, capacity=capacity)
+        share = _share(settings, seat)
+        self._usage = SharedLimits(self._memory, seat.column, share.limits, reactor.seconds)
+        super().__init__(reactor, share, observers, capacity=capacity)
         self._started = seat.started
-        usage = self.admission.usage
-        assert isinstance(usage, SharedLimits)  # noqa: S101 - made here
-        self._usage = usage
         self.placement = Placement(
             Worker(
                 reactor=reactor,
                 poller=self._poller,
                 limits=self.settings.limits,
                 admission=self.admission,
-                usage=usage,
+                usage=self._usage,
                 index=seat.index,
                 ownership=Ownership(seat.workers, bytes.fromhex(seat.key)),
                 paths=seat.paths,
@@ -132,12 +96,7 @@ class WorkerService(RelayService):
 
     def make_usage(self) -> SharedLimits:
         """Count connections together with the other workers."""
-        limits = self.settings.limits
-        return SharedLimits(self._memory, self._seat.column, limits, self._clock.seconds)
-
-    def make_admin(self, status: Status) -> None:  # noqa: ARG002
-        """Leave the operator's site to the parent."""
-        return
+        return self._usage
 
     def listen(self, address: str, factory: IProtocolFactory) -> IListeningPort:
         """Listen on the parent's socket. Raises `OSError` if the parent has none."""
@@ -208,19 +167,8 @@ class WorkerService(RelayService):
             return
         if self._leaving:
             os._exit(1)
-        self._remove_own_link()
+        remove_link(self._seat.paths[self._seat.index])
         self.leave()
-
-    def _remove_own_link(self) -> None:
-        """Remove what the parent would remove: this worker's socket, and the folder if it is empty.
-
-        Each worker does so, and the last one removes the folder.
-        """
-        path = Path(self._seat.paths[self._seat.index])
-        with contextlib.suppress(OSError):
-            path.unlink()
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
 
     def leave(self) -> None:
         """End this process, after a drain."""
@@ -242,7 +190,11 @@ class WorkerService(RelayService):
 
 
 def _share(settings: Settings, seat: Seat) -> Settings:
-    """Return a worker's settings: its share of the memory, and files that the parent has read."""
+    """Return a worker's settings.
+
+    They have its share of the memory and the files that the parent has read. Nobody shows a single
+    worker's status, so it collects none.
+    """
 
     def readable(paths: Sequence[Path]) -> tuple[Path, ...]:
         return tuple(
@@ -257,6 +209,7 @@ def _share(settings: Settings, seat: Seat) -> Settings:
         limits=dataclasses.replace(
             limits, memory_budget=budget, outbox_bytes=min(limits.outbox_bytes, budget)
         ),
+        admin_listen="",
         tls_cert=readable(settings.tls_cert),
         tls_key=readable(settings.tls_key),
     )

@@ -48,7 +48,7 @@ LAYERS = (
     ("websocket",),
     ("http",),
     ("endpoints", "placement"),
-    ("monitoring", "push", "start_report"),
+    ("monitoring", "push", "start_report", "served_certificates"),
     ("startup_checks", "service"),
     ("process",),
     ("supervisor", "worker"),

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "probe.conversation": "system/test_probe",
     "push.providers": "system/test_fcm",
     "registry.legs": "wire/test_claims",
+    "served_certificates": "wire/test_tls",
     "service": "wire/test_drain",
     "tls.connection": "wire/test_tls",
     "process": "system/test_command_line",
