@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from pyrycode_relay.config.options import COMMAND_OPTIONS, OPTIONS, CommandOption, Option
@@ -26,6 +27,38 @@ _ALL: Final = (
     CommandOption("version", "Print the relay's version and exit."),
     CommandOption("help", "Print all options and exit."),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """The words by which one shell offers an option's values, by what they are."""
+
+    words: str
+    """For a few words, which stand in the place of the braces."""
+    files: str
+    folders: str
+    hosts: str
+    other: str
+    """For values that nobody can guess."""
+
+    def of(self, kind: Kind) -> str:
+        """Return what offers the values of a kind."""
+        if kind.words:
+            return self.words.format(" ".join(kind.words))
+        if kind in _FILES:
+            return self.files
+        return {DIRECTORY: self.folders, DOMAIN: self.hosts}.get(kind, self.other)
+
+
+_BASH: Final = _Values('-W "{}"', "-f", "-d", "-A hostname", "")
+_FISH: Final = _Values(
+    "-x -a '{}'",
+    "-r -F",
+    "-x -a '(__fish_complete_directories)'",
+    "-x -a '(__fish_print_hostnames)'",
+    "-x",
+)
+_ZSH: Final = _Values("({})", "_files", "_directories", "_hosts", " ")
 
 
 def script(shell: str) -> Iterator[str]:
@@ -75,34 +108,17 @@ def _by_offer() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in _ALL:
         if not _is_switch(each):
-            found.setdefault(_offer(each.kind), []).append(f"--{each.name}")
+            found.setdefault(_BASH.of(each.kind), []).append(f"--{each.name}")
     return found
-
-
-def _offer(kind: Kind) -> str:
-    if kind.words:
-        return f'-W "{" ".join(kind.words)}"'
-    if kind in _FILES:
-        return "-f"
-    return {DIRECTORY: "-d", DOMAIN: "-A hostname"}.get(kind, "")
 
 
 def _fish() -> Iterator[str]:
     yield f"# {_COMMAND}: completion for fish"
     yield f"complete -c {_COMMAND} -f"
     for each in _ALL:
-        value = "" if _is_switch(each) else " " + _fish_value(each.kind)
+        value = "" if _is_switch(each) else " " + _FISH.of(each.kind)
         yield f"complete -c {_COMMAND} -l {each.name}{value} -d {_fish_quoted(summary(each))}"
     yield f"complete -c {_COMMAND} -s h -d 'Print the most important options and exit'"
-
-
-def _fish_value(kind: Kind) -> str:
-    if kind.words:
-        return f"-x -a '{' '.join(kind.words)}'"
-    if kind in _FILES:
-        return "-r -F"
-    functions = {DIRECTORY: "__fish_complete_directories", DOMAIN: "__fish_print_hostnames"}
-    return f"-x -a '({functions[kind]})'" if kind in functions else "-x"
 
 
 def _fish_quoted(text: str) -> str:
@@ -121,18 +137,10 @@ def _zsh() -> Iterator[str]:
         often = "*" if isinstance(each, Option) and each.many else ""
         value = ""
         if not _is_switch(each):
-            value = f":{each.kind.placeholder.replace(':', '')}:{_zsh_action(each.kind)}"
+            value = f":{each.kind.placeholder.replace(':', '')}:{_ZSH.of(each.kind)}"
         name = f"--{each.name}{'' if _is_switch(each) else '='}"
         yield f"    {shlex.quote(f'{often}{name}[{text}]{value}')} \\"
     yield "    '-h[Print the most important options and exit]'"
-
-
-def _zsh_action(kind: Kind) -> str:
-    if kind.words:
-        return f"({' '.join(kind.words)})"
-    if kind in _FILES:
-        return "_files"
-    return {DIRECTORY: "_directories", DOMAIN: "_hosts"}.get(kind, " ")
 
 
 def _is_switch(option: Option | CommandOption) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,19 @@ class Browser:
         """Prefer ``light`` or ``dark`` pages."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def each_look(self) -> Iterator[tuple[str, int]]:
+        """Show the page on a desk and on a phone, by day and by night; yield scheme and width.
+
+        Nothing of it may need scrolling sideways.
+        """
+        inside = "return document.documentElement.scrollWidth <= innerWidth"
+        for scheme in ("light", "dark"):
+            self.prefer(scheme)
+            for width in (1280, 390):
+                self.resize(width, 1000)
+                self.wait(f"{width} pixels show all", lambda: self.run(inside))
+                yield scheme, width
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page and return its result."""

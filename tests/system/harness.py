@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests import needs
+from tests.ca import Authority
 from tests.peers.blocking import RawPeer
 from tests.peers.frames import text_frame
 from tests.peers.requests import TOKEN, Headers, binary_fields, phone_fields
@@ -399,6 +401,19 @@ class SystemTestCase(SynchronousTestCase):
         relay = Relay(self.directory, [*where, *options], **more)
         self.addCleanup(self._end, relay)
         return relay.start()
+
+    def tls_relay(self, *names: str, **more: timedelta) -> tuple[Relay, Path]:
+        """Start a relay with TLS only, and a certificate; return its authority's PEM file too."""
+        authority = Authority()
+        issued, pem = authority.issue(*names, **more), self.directory / "relay.pem"
+        pem.write_bytes(issued.pem + issued.key_pem())
+        roots = self.directory / "roots.pem"
+        roots.write_bytes(authority.pem)
+        where = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}:extraCertChain={pem}"
+        relay = Relay(self.directory, [f"--insecure-listen={where}"])
+        self.addCleanup(self._end, relay)
+        eventually("the relay serves", relay.addresses)
+        return relay, roots
 
     def _end(self, relay: Relay) -> None:
         if relay.process.poll() is None:

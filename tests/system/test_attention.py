@@ -125,19 +125,14 @@ class AttentionCase(BrowserTestCase):
     def looks(self, name: str) -> None:
         """Look at the page as it is on a desk and on a phone, by day and by night."""
         browser = self.browser
-        inside = "return document.documentElement.scrollWidth <= innerWidth"
-        for scheme in ("light", "dark"):
-            browser.prefer(scheme)
-            for width in (1280, 390):
-                browser.resize(width, 1000)
-                browser.wait(f"{width} pixels show all", lambda: browser.run(inside))
-                top = browser.run(
-                    "window.scrollTo(0, 0);"
-                    "return document.querySelector('#attention').getBoundingClientRect().top"
-                )
-                self.assertLess(top, 200, "what needs attention does not come first")
-                self.assertGreaterEqual(min(browser.run(_RATIOS)), 4.5, f"{scheme}: too faint")
-                browser.shoot(f"attention-{name}-{scheme}-{width}")
+        for scheme, width in browser.each_look():
+            top = browser.run(
+                "window.scrollTo(0, 0);"
+                "return document.querySelector('#attention').getBoundingClientRect().top"
+            )
+            self.assertLess(top, 200, "what needs attention does not come first")
+            self.assertGreaterEqual(min(browser.run(_RATIOS)), 4.5, f"{scheme}: too faint")
+            browser.shoot(f"attention-{name}-{scheme}-{width}")
         browser.prefer("light")
         browser.resize(1280, 1000)
         self.assertEqual(browser.complaints(), [])

@@ -9,7 +9,6 @@ import re
 import signal
 from pathlib import Path
 
-from tests.ca import Authority
 from tests.peers.waiting import eventually, soon
 from tests.system.harness import (
     Child,
@@ -376,15 +375,7 @@ class RefusalTests(ExamplesCase):
 
     def test_tls(self) -> None:
         """TLS works with a certificate that is trusted; each way to fail is a sentence."""
-        issued_by = Authority()
-        issued, pem = issued_by.issue("127.0.0.1"), self.directory / "relay.pem"
-        pem.write_bytes(issued.pem + issued.key_pem())
-        roots = self.directory / "roots.pem"
-        roots.write_bytes(issued_by.pem)
-        where = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}:extraCertChain={pem}"
-        relay = Relay(self.directory, [f"--insecure-listen={where}"])
-        self.addCleanup(self._end, relay)
-        eventually("the relay serves", relay.addresses)
+        relay, roots = self.tls_relay("127.0.0.1")
         trusting = {"environment": {"SSL_CERT_FILE": str(roots)}}
         url = f"wss://127.0.0.1:{relay.port}"
         self.says(self.example("daemon", url, **trusting), "connected")

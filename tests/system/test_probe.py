@@ -208,22 +208,9 @@ def run_here(*arguments: str) -> tuple[int, str]:
 class TLSTests(ProbeTestCase):
     """Certificates, good and bad, on a relay that ends TLS itself."""
 
-    def serving(self, *names: str, **more: timedelta) -> tuple[Relay, Path]:
-        """Start a relay with a certificate; return its authority's PEM file too."""
-        authority = Authority()
-        issued, pem = authority.issue(*names, **more), self.directory / "relay.pem"
-        pem.write_bytes(issued.pem + issued.key_pem())
-        roots = self.directory / "roots.pem"
-        roots.write_bytes(authority.pem)
-        where = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}:extraCertChain={pem}"
-        relay = Relay(self.directory, [f"--insecure-listen={where}"])
-        self.addCleanup(self._end, relay)
-        eventually("the relay serves", relay.addresses)
-        return relay, roots
-
     def test_a_good_one(self) -> None:
         """A certificate that is trusted and has the name: the report shows what it is."""
-        relay, path = self.serving("relay.test", "127.0.0.1")
+        relay, path = self.tls_relay("relay.test", "127.0.0.1")
         run = self.probe("--json", f"--ca-file={path}", f"https://127.0.0.1:{relay.port}")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
         tls = json.loads(run.stdout)["steps"]["tls"]
@@ -239,7 +226,7 @@ class TLSTests(ProbeTestCase):
 
     def test_nobody_trusts_it(self) -> None:
         """A self-signed one is refused with the way out, and ``--insecure`` is that."""
-        relay, _ = self.serving("127.0.0.1")
+        relay, _ = self.tls_relay("127.0.0.1")
         url = f"wss://127.0.0.1:{relay.port}"
         self.fails(Status.TLS, "self-signed.*--ca-file.*--insecure", url)
         run = self.probe("--insecure", url)
@@ -248,7 +235,7 @@ class TLSTests(ProbeTestCase):
 
     def test_wrong_name(self) -> None:
         """A certificate for others is refused with the names that it has."""
-        relay, path = self.serving("relay.test", "other.test")
+        relay, path = self.tls_relay("relay.test", "other.test")
         url = f"wss://127.0.0.1:{relay.port}"
         sentence = r"for relay\.test, other\.test, not for 127\.0\.0\.1"
         self.fails(Status.TLS, sentence, f"--ca-file={path}", url)
@@ -259,7 +246,7 @@ class TLSTests(ProbeTestCase):
         """One that has ended is refused with when; the report still shows what it was."""
         since, until = timedelta(days=-90), timedelta(days=-2, hours=-1)
         end = datetime.now(UTC) + until
-        relay, path = self.serving("127.0.0.1", since=since, until=until)
+        relay, path = self.tls_relay("127.0.0.1", since=since, until=until)
         url = f"wss://127.0.0.1:{relay.port}"
         self.fails(Status.TLS, f"expired on {end.date()}, 3 days ago", f"--ca-file={path}", url)
         run = self.probe("--json", f"--ca-file={path}", url)
@@ -271,13 +258,13 @@ class TLSTests(ProbeTestCase):
 
     def test_not_yet(self) -> None:
         """One of the future is refused with a doubt about the clock."""
-        relay, path = self.serving("127.0.0.1", since=timedelta(days=1))
+        relay, path = self.tls_relay("127.0.0.1", since=timedelta(days=1))
         url = f"wss://127.0.0.1:{relay.port}"
         self.fails(Status.TLS, "not valid yet.*clock", f"--ca-file={path}", url)
 
     def test_few_days_left(self) -> None:
         """``--min-days`` fails early enough for somebody to do something."""
-        relay, path = self.serving("127.0.0.1")
+        relay, path = self.tls_relay("127.0.0.1")
         more = (f"--ca-file={path}", f"wss://127.0.0.1:{relay.port}")
         self.assertEqual(self.probe("--min-days=59", *more).returncode, 0)
         self.fails(Status.TLS, r"expires on \S+, in 59 days", "--min-days=60", *more)
@@ -299,7 +286,7 @@ class TLSTests(ProbeTestCase):
 
     def test_no_tls_there(self) -> None:
         """TLS to a plain port, and the other way round, is told as what it is."""
-        relay, _ = self.serving("127.0.0.1")
+        relay, _ = self.tls_relay("127.0.0.1")
         sentence = r"no HTTP/1\.1 answer.*did you mean wss://"
         self.fails(Status.NO_RELAY, sentence, f"ws://127.0.0.1:{relay.port}")
         plain = self.relay("--header-timeout=0.5")

@@ -291,14 +291,9 @@ class PushPageTests(BrowserTestCase):
         source = str(browser.run("return document.documentElement.outerHTML"))
         for word in ("hunter", "a-very-own-id", "UNAUTHENTICATED"):
             self.assertNotIn(word, source)
-        inside = "return document.documentElement.scrollWidth <= innerWidth"
-        for scheme in ("light", "dark"):
-            browser.prefer(scheme)
-            for width in (1280, 390):
-                browser.resize(width, 1000)
-                browser.wait(f"{width} pixels show all", lambda: browser.run(inside))
-                browser.run("document.getElementById('push').scrollIntoView({block: 'end'})")
-                browser.shoot(f"push-{scheme}-{width}")
+        for scheme, width in browser.each_look():
+            browser.run("document.getElementById('push').scrollIntoView({block: 'end'})")
+            browser.shoot(f"push-{scheme}-{width}")
         self.assertEqual(browser.complaints(), [])
 
 

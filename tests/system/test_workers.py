@@ -19,6 +19,7 @@ from tests.system.harness import (
     phone,
     round_trip,
 )
+from tests.system.test_tls import TLSTestCase
 
 WORKERS = 3
 
@@ -77,6 +78,34 @@ class OwnershipTests(WorkersCase):
             for number in range(20):
                 await asyncio.gather(*(round_trip(each, number) for each in handsets))
             await soon("the sums are shown", lambda: relay.counts() == (30, 60))
+
+
+class CarriedTests(TLSTestCase):
+    """TLS connections, most of which end their TLS in another worker than their owner."""
+
+    def test_talk_and_drain(self) -> None:
+        """Frames of every size pass, and a drain closes all with 1001."""
+        door = self.door(f"--workers={WORKERS}")
+        eventually("all workers serve", lambda: " ready\n" in door.relay.log())
+
+        async def scenario() -> None:
+            async with AsyncExitStack() as stack:
+                handsets = []
+                for number in range(8):
+                    server = await stack.enter_async_context(door.binary(f"id{number}"))
+                    task = asyncio.create_task(echo(server))
+                    stack.callback(task.cancel)
+                    handset = await stack.enter_async_context(door.phone(f"id{number}"))
+                    handsets.append(handset)
+                for size in (1, 1000, 16_384, 262_140):
+                    await asyncio.gather(*(round_trip(each, "x" * size) for each in handsets))
+                await soon("the sums are shown", lambda: door.relay.counts() == (8, 8))
+                door.relay.signal(signal.SIGTERM)
+                for each in handsets:
+                    self.assertEqual((1001, "shutting down"), await ending(each))
+
+        self.perform(scenario())
+        self.assertEqual(0, door.relay.wait())
 
 
 class KillTests(WorkersCase):
