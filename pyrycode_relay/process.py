@@ -82,7 +82,7 @@ class Relay(Protocol):
 
     @property
     def replace(self) -> Callable[[], None] | None:
-        """Replaces the workers; None if there are none."""
+        """Replaces the workers; None for a relay of one process."""
 
     def privilegedStartService(self) -> None:
         """Open the listeners. Raises `StartupError`."""

@@ -506,8 +506,8 @@ OPTIONS: Final = (
         WORKERS,
         "1",
         "Number of processes that serve the relay, or auto for one on each core that it may use. "
-        "With more than 1, a parent process opens the sockets and restarts workers that end; "
-        "SIGUSR2 replaces them one by one, so that a new setting or version takes effect and no "
+        "With more than 1, a parent process opens the sockets and restarts workers that end. "
+        "SIGUSR2 replaces them one by one: a new setting or version takes effect, and no "
         "connection is refused.",
         example="4",
     ),

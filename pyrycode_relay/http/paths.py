@@ -1,4 +1,4 @@
-"""What is wrong with a path that the relay does not have, in words that quote nothing of it.
+"""The fault of a path that the relay does not have, in words that quote nothing of it.
 
 A path can contain a secret, such as a token in the wrong place. So the log gets the relay's own
 path that was meant, if there is one.

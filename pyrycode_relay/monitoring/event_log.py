@@ -243,7 +243,7 @@ class Writer:
         self._line_format = line_format
 
     def start(self) -> None:
-        """Begin to write: the process does not fork any more."""
+        """Begin to write: the process no longer forks."""
         self._output.start()
 
     def __call__(self, event: LogEvent) -> None:

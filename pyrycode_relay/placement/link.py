@@ -26,7 +26,7 @@ from pyrycode_relay.placement.messages import Message, Moving, decode, encode
 _bugs = Logger()
 
 _MAX_MESSAGE: Final = 2**18
-"""Largest message in bytes. What a peer sends behind its request is at most 80 KiB."""
+"""Largest message in bytes. A peer sends at most 80 KiB behind its request."""
 _MAX_FILES: Final = 2
 _READS: Final = 64
 """Messages that are read at once."""
@@ -266,7 +266,7 @@ class LinkListener:
         return not self._links
 
     def move(self) -> None:
-        """Accept no more links, and ask the senders to connect to this worker's successor."""
+        """Stop accepting links, and ask the senders to connect to this worker's successor."""
         self._stop_listening()
         for link in self._links:
             link.send(Moving())

@@ -48,7 +48,7 @@ class Act(enum.Enum):
 
 
 class Trouble(enum.Enum):
-    """Why a worker is killed or a replacement is given up; the value is the text in the log."""
+    """Why a worker is killed; the value is the text in the log."""
 
     LATE = "not ready in time"
     HUNG = "gives no sign of life"

@@ -1,4 +1,4 @@
-"""What a peer's kernel acknowledges, and whether a ping is among it.
+"""The bytes that a peer's kernel acknowledges, and whether a ping is among them.
 
 A kernel also acknowledges data for a process that is frozen. So acknowledged bytes are a sign of
 life only until the ping, which the process has to answer, is among them.
