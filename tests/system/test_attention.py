@@ -254,8 +254,8 @@ class RoomTests(AttentionCase):
         """First only the binaries' reserve is left, then nothing; and phones get 503."""
         relay = self.relay(ADMIN, "--max-connections=10", "--reserve-binaries=0.2")
         self.look(relay)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(BarePeer(relay, "/v1/server", binary_fields("home")))
+        with contextlib.ExitStack() as binaries, contextlib.ExitStack() as stack:
+            binaries.enter_context(BarePeer(relay, "/v1/server", binary_fields("home")))
             for _ in range(8):
                 stack.enter_context(BarePeer(relay, "/v1/client", phone_fields("home")))
             items = self.shows("reserve")
@@ -265,13 +265,15 @@ class RoomTests(AttentionCase):
             with upgrade(relay, "127.0.0.9", "/v1/client", phone_fields("home")) as refused:
                 self.assertEqual(status_of(refused), 503)
             self.shows("reserve", "refused_at_limit")
-            stack.enter_context(BarePeer(relay, "/v1/server", binary_fields("office")))
+            binaries.enter_context(BarePeer(relay, "/v1/server", binary_fields("office")))
             items = self.shows("connections", "refused_at_limit")
             self.assertIn("10 of 10 connections are taken", items["connections"]["text"])
             bad = "return document.querySelector('#room .bad')?.innerText ?? ''"
             self.browser.wait("it is marked", lambda: "10 of 10" in self.browser.run(bad))
             self.looks("connections")
-        self.shows("refused_at_limit")
+            # The binaries stay: if they left, the page would say so once it has sampled them.
+            stack.close()
+            self.shows("refused_at_limit")
 
     def test_files(self) -> None:
         """Files run out while the relay runs: first nearly, then a connection is lost."""

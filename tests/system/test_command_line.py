@@ -435,6 +435,8 @@ class CommandTests(CommandLineTestCase):
         """It runs the relay as ``twistd -n`` does: the same log, exit status 0, no pid file."""
         relay = self.child(needs.program(str(COMMAND)), self.listen)
         eventually("it serves", lambda: relay.output().endswith(" ready\n"))
+        # The reactor begins to run, and to handle signals, behind the last line of the start.
+        self.assertEqual(fetch(str(self.socket), "/readyz")[0], 200)
         relay.signal(signal.SIGTERM)
         self.assertEqual((relay.wait(), relay.errors()), (0, ""))
         with_twistd = self.relay(listen=f"unix:{self.socket}")
